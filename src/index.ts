@@ -1,0 +1,47 @@
+import type { FastifyInstance } from 'fastify'
+import fp from 'fastify-plugin'
+import { enabledRoutes, registerRoutes } from './http/routes.js'
+import { openLedger } from './ledger/index.js'
+import type { Credits } from './ledger/types.js'
+import { parsePluginOptions, type FastifyAiCreditsOptions } from './options.js'
+import { findPool } from './pool.js'
+
+export * from './errors.js'
+export { createLedger } from './ledger/index.js'
+export type { Connection, Pool, Queryable } from './ledger/database.js'
+export type { Metadata } from './ledger/metadata.js'
+export type * from './ledger/types.js'
+export type { CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions } from './options.js'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** The accounts of prepaid credits. */
+    credits: Credits
+  }
+}
+
+async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions) {
+  const options = parsePluginOptions(given)
+  const pool = await findPool(fastify, options)
+  const ledger = openLedger(pool, options, error => {
+    fastify.log.warn({ err: error }, 'A connection of the credits pool was lost')
+  })
+  fastify.addHook('onClose', () => ledger.close())
+
+  if (options.migrate) await ledger.migrate()
+  else await ledger.start()
+  if (options.sampleData) await ledger.writeSampleData()
+
+  fastify.decorate('credits', ledger.credits)
+  const { read, deduct } = enabledRoutes(options.routes)
+  if (!read && !deduct) return
+  if (options.identify === undefined) {
+    fastify.log.warn('The credits routes believe the user_id they are sent: give identify, or guard them')
+  }
+  fastify.register(async scope => registerRoutes(scope, ledger, options), { prefix: options.prefix })
+}
+
+/** Prepaid credits for a Fastify gateway: two routes, and `fastify.credits`. Options: `FastifyAiCreditsOptions`. */
+export const fastifyAiCredits = fp(plugin, { fastify: '5.x', name: 'fastify-ai-credits' })
+
+export default fastifyAiCredits

@@ -1,0 +1,23 @@
+import type { ParsedLedgerOptions } from '../options.js'
+import type { Database } from './database.js'
+import { resolveUserId } from './input.js'
+import type { Balance } from './types.js'
+
+/** The balance of an account, which is created if it is not there. */
+export async function balance (database: Database, options: ParsedLedgerOptions, userId?: string): Promise<Balance> {
+  const account = resolveUserId(userId, options.defaultUser)
+  return balanceOf(await database.row({
+    name: 'ai_credit_balance',
+    text: 'select * from ai_credit_balance($1, $2, $3)',
+    values: lockTimeout => [account, options.allowance, lockTimeout],
+    repeatable: true
+  }))
+}
+
+/** The balance in a row of the ledger's functions. `pg` hands bigint over as a string, unless the host says otherwise. */
+export function balanceOf (row: { total: unknown, used: unknown, held: unknown }): Balance {
+  const total = Number(row.total)
+  const used = Number(row.used)
+  const held = Number(row.held)
+  return { available: total - used - held, total, used, held }
+}

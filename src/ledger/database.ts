@@ -1,0 +1,190 @@
+import { UnavailableError } from '../errors.js'
+import { asCreditsError, isConnectionLost, mayRepeat } from './failure.js'
+import { start, type DatabaseFacts } from './start.js'
+
+/** Whatever runs SQL: a `pg` client or pool, PGlite, an ORM's adapter. */
+export interface Queryable {
+  query (text: string, values?: unknown[]): Promise<{ rows: any[] }>
+}
+
+/** A connection of a `pg` pool. */
+export interface Connection {
+  query (query: { text: string, values?: unknown[], name?: string }): Promise<{ rows: any[], command: string }>
+  release (broken?: boolean): void
+  on (event: 'error', listener: (error: Error) => void): unknown
+  off (event: 'error', listener: (error: Error) => void): unknown
+}
+
+/** A `pg` pool, as far as the ledger uses it. */
+export interface Pool {
+  connect (): Promise<Connection>
+  on (event: 'error', listener: (error: Error) => void): unknown
+}
+
+/** One SQL statement that answers one row. */
+export interface Statement {
+  /** What the statement is prepared as. */
+  name: string
+  text: string
+  /** The parameters, given the milliseconds that may be spent waiting for a lock. */
+  values: (lockTimeout: number) => unknown[]
+  /** Whether running it twice changes no more than running it once. */
+  repeatable: boolean
+}
+
+/** What a database is used with. */
+export interface DatabaseOptions {
+  timeout: number
+  prepare: boolean
+  timeZone: string
+}
+
+// The rest is for the answer to come back.
+const SHARE_OF_TIME_FOR_LOCKS = 0.9
+
+const BACKOFF = 25 // milliseconds before the second attempt, doubled with each further one
+
+/** Runs statements on connections of a pool, each answered within `timeout`. */
+export class Database {
+  private starting: Promise<DatabaseFacts> | undefined
+  private readonly underWay = new Set<Promise<unknown>>()
+  private closed = false
+
+  constructor (private readonly pool: Pool, private readonly options: DatabaseOptions) {}
+
+  /**
+   * Answers the statement's row. What PostgreSQL rolled back is sent again while there is time, and so is a repeatable
+   * statement whose answer was lost. On the host's own `client` it runs once, in the host's transaction, and
+   * PostgreSQL's errors are the host's.
+   */
+  async row (statement: Statement, client?: Queryable): Promise<any> {
+    const deadline = performance.now() + this.options.timeout
+    return await this.track(client === undefined
+      ? this.retry(statement, deadline)
+      : within(deadline, this.runOnClient(client, statement, deadline)))
+  }
+
+  /** Lends a connection without a time limit, for migrations. */
+  async lend<T> (work: (connection: Connection) => Promise<T>): Promise<T> {
+    return await this.track(this.use(Infinity, work))
+  }
+
+  /** Checks that the database is one that this library can work with; once, unless it fails. */
+  async start (deadline = performance.now() + this.options.timeout): Promise<DatabaseFacts> {
+    this.starting ??= this.use(deadline, connection => start(asQueryable(connection), this.options.timeZone))
+    try {
+      return await within(deadline, this.starting)
+    } catch (error) {
+      this.starting = undefined
+      throw error
+    }
+  }
+
+  /** Refuses further calls and waits for those under way. */
+  async close (): Promise<void> {
+    this.closed = true
+    await Promise.allSettled(this.underWay)
+  }
+
+  private async track<T> (call: Promise<T>) {
+    this.underWay.add(call)
+    try {
+      return await call
+    } finally {
+      this.underWay.delete(call)
+    }
+  }
+
+  private async retry (statement: Statement, deadline: number) {
+    for (let pause = BACKOFF; ; pause *= 2) {
+      try {
+        const { strictIsolation } = await this.start(deadline)
+        return await this.use(deadline, connection => this.run(connection, statement, strictIsolation, deadline))
+      } catch (error) {
+        const wait = pause * (0.5 + Math.random())
+        if (!mayRepeat(error, statement.repeatable) || performance.now() + wait >= deadline) throw asCreditsError(error)
+        await new Promise(resolve => setTimeout(resolve, wait))
+      }
+    }
+  }
+
+  // One that fails or is late is closed and not given back, so that the pool never runs dry.
+  private async use<T> (deadline: number, work: (connection: Connection) => Promise<T>): Promise<T> {
+    const connection = await this.connect(deadline)
+    connection.on('error', ignore)
+    let broken = false
+    try {
+      return await within(deadline, work(connection))
+    } catch (error) {
+      broken = isConnectionLost(error) || error instanceof UnavailableError
+      throw error
+    } finally {
+      if (!broken) connection.off('error', ignore)
+      connection.release(broken)
+    }
+  }
+
+  private async connect (deadline: number) {
+    if (this.closed) throw new UnavailableError(new Error('The ledger is closed'))
+    const connecting = this.pool.connect()
+    try {
+      return await within(deadline, connecting)
+    } catch (error) {
+      connecting.then(connection => connection.release(), ignore) // one that comes too late
+      throw error instanceof UnavailableError ? error : new UnavailableError(error)
+    }
+  }
+
+  private async run (connection: Connection, { name, text, values }: Statement, strictIsolation: boolean, deadline: number) {
+    const query = { text, values: values(lockTimeout(deadline)), ...this.options.prepare && { name } }
+    const { rows: [row] } = strictIsolation
+      ? await runReadCommitted(connection, query)
+      : await connection.query(query)
+    return row
+  }
+
+  private async runOnClient (client: Queryable, { text, values }: Statement, deadline: number) {
+    if (this.closed) throw new UnavailableError(new Error('The ledger is closed'))
+    if (this.starting === undefined) await start(client, this.options.timeZone) // the pool may have no other connection
+    const { rows: [row] } = await client.query(text, values(lockTimeout(deadline)))
+    return row
+  }
+}
+
+// The query in flight is told of the error; an event that nobody hears would end the process.
+function ignore () {}
+
+function asQueryable (connection: Connection): Queryable {
+  return { query: (text, values) => connection.query({ text, values }) }
+}
+
+function lockTimeout (deadline: number) {
+  return Math.max(1, Math.floor((deadline - performance.now()) * SHARE_OF_TIME_FOR_LOCKS))
+}
+
+async function runReadCommitted (connection: Connection, query: Parameters<Connection['query']>[0]) {
+  await connection.query({ text: 'begin isolation level read committed' })
+  try {
+    const result = await connection.query(query)
+    const { command } = await connection.query({ text: 'commit' })
+    if (command !== 'COMMIT') throw new Error(`COMMIT was answered with ${command}`)
+    return result
+  } catch (error) {
+    await connection.query({ text: 'rollback' })
+    throw error
+  }
+}
+
+async function within<T> (deadline: number, promise: Promise<T>): Promise<T> {
+  if (deadline === Infinity) return await promise
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new UnavailableError(new Error('No answer within timeout'))),
+      deadline - performance.now())
+  })
+  try {
+    return await Promise.race([promise, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}

@@ -1,0 +1,93 @@
+import { Kind, Type, TypeRegistry, type TSchema } from '@sinclair/typebox'
+import { TypeCompiler, ValueErrorType } from '@sinclair/typebox/compiler'
+import { decodeCursor } from './cursor.js'
+import { isText } from './text.js'
+import { isMetadata, MAX_METADATA_BYTES, type Metadata } from './metadata.js'
+
+// The fields that callers send. JSON Schema cannot say all that is asked of them (code points, lone surrogates, bytes),
+// so each is a TypeBox kind with a check of its own: one definition for the routes, the methods and the OpenAPI document.
+
+const MAX_TEXT_LENGTH = 255
+
+const expectations = new Map<string, string>()
+
+/** Defines a kind: what JSON Schema can say of it, what only code can, and how an error says it. */
+export function field<T> (name: string, schema: object, check: (value: unknown) => boolean, expected: string) {
+  const kind = `fastify-ai-credits:${name}`
+  TypeRegistry.Set(kind, (_schema, value) => check(value))
+  expectations.set(kind, expected)
+  return Type.Unsafe<T>({ [Kind]: kind, ...schema })
+}
+
+const text = (name: string, description: string) => field<string>(name,
+  { type: 'string', minLength: 1, maxLength: MAX_TEXT_LENGTH, description },
+  value => isText(value, MAX_TEXT_LENGTH),
+  `must be a string of 1 to ${MAX_TEXT_LENGTH} characters, without NUL and lone surrogates`)
+
+const whole = (name: string, minimum: number, maximum: number, description: string) => field<number>(name,
+  { type: 'integer', minimum, maximum, description },
+  value => Number.isInteger(value) && (value as number) >= minimum && (value as number) <= maximum,
+  `must be a whole number from ${minimum} to ${maximum}`)
+
+/** The account: 1 to 255 characters. */
+export const UserId = text('user_id', 'The account')
+
+/** What the credits are spent on: 1 to 255 characters. */
+export const Operation = text('operation', 'What the credits are spent on')
+
+/** Names a request, so that a repeated one is answered and not charged again: 1 to 255 characters. */
+export const IdempotencyKey = text('idempotency_key', 'Repeat a request with the same key, and it is charged once')
+
+/** Credits to spend: a whole number from 1 to 2^53 - 1. */
+export const Credits = whole('credits', 1, Number.MAX_SAFE_INTEGER, 'Credits to spend')
+
+/** Credits that may be none: a whole number from 0 to 2^53 - 1. */
+export const CreditsOrNone = whole('credits_or_none', 0, Number.MAX_SAFE_INTEGER, 'Credits')
+
+/** Days of history, today included. */
+export const Days = whole('days', 1, 36_500, 'Days of history, today included')
+
+/** Entries of one page. */
+export const Limit = whole('limit', 1, 100_000, 'Entries of one page')
+
+/** Milliseconds; the longest that a timer can run. */
+export const Milliseconds = whole('milliseconds', 1, 2 ** 31 - 1, 'Milliseconds')
+
+/** Facts about the usage: a JSON object of at most 8 KiB. */
+export const MetadataField = field<Metadata>('metadata',
+  { type: 'object', additionalProperties: true, description: 'Facts about the usage, at most 8 KiB of JSON' },
+  isMetadata,
+  `must be an object of at most ${MAX_METADATA_BYTES} bytes of JSON, without NUL, lone surrogates, numbers that JSON ` +
+  'cannot hold, and the key __proto__')
+
+/** Where a page of history begins, as an earlier page said. */
+export const Cursor = field<string>('cursor',
+  { type: 'string', minLength: 1, maxLength: 2048, description: 'Where the page begins: the cursor of the page before' },
+  value => decodeCursor(value) !== undefined,
+  'must be the cursor of an earlier page')
+
+/** Anything that can be called. */
+export const Callable = field<(...args: any[]) => any>('function', {},
+  value => typeof value === 'function', 'must be a function')
+
+/** What is wrong with a value: the field at fault ('' for the value itself), and what was expected of it. */
+export interface Problem {
+  field: string
+  problem: string
+}
+
+function describe (schema: TSchema, type: ValueErrorType) {
+  if (type === ValueErrorType.ObjectAdditionalProperties) return 'is not a known field'
+  if (type === ValueErrorType.ObjectRequiredProperty) return 'is required'
+  return expectations.get(schema[Kind]) ?? `must be an ${schema.type}` // the only other kind here is an object
+}
+
+/** Compiles a schema to a function that answers the first problem of a value, or undefined. Nothing is coerced. */
+export function compile (schema: TSchema): (value: unknown) => Problem | undefined {
+  const compiled = TypeCompiler.Compile(schema)
+  return value => {
+    if (compiled.Check(value)) return undefined
+    const error = compiled.Errors(value).First()!
+    return { field: error.path.slice(1), problem: describe(error.schema, error.type) }
+  }
+}

@@ -1,0 +1,77 @@
+import { parseLedgerOptions, type LedgerOptions, type ParsedLedgerOptions } from '../options.js'
+import { sampleData } from '../sql/index.js'
+import { balance } from './balance.js'
+import { Database, type Pool } from './database.js'
+import { deduct } from './deduct.js'
+import { history } from './history.js'
+import { migrate } from './migrate.js'
+import type { Balance, Credits, History, HistoryInput, Ledger } from './types.js'
+
+/** A ledger with what the plugin needs besides. */
+export interface PluginLedger extends Ledger {
+  /** The methods that callers get. */
+  credits: Credits
+  /** Throws what `migrate` would, where the tables are not there or not the right ones. */
+  start (): Promise<void>
+  /** Gives the default user the sample data, where it has no account yet. */
+  writeSampleData (): Promise<void>
+  /** A page of history with the balance at that moment. */
+  read (userId: string, input?: HistoryInput): Promise<History & { balance: Balance }>
+}
+
+/**
+ * A ledger without Fastify: for a worker, a script, a webhook. `pool` is a pool of `pg`, which stays the caller's.
+ * Throws InvalidOptionError.
+ */
+export function createLedger (pool: Pool, options: LedgerOptions = {}): Ledger {
+  const { credits, migrate, close } = openLedger(pool, parseLedgerOptions(options))
+  return { ...credits, migrate, close }
+}
+
+/** The same, with options that were parsed before. `onConnectionLost` hears of idle connections of the pool that broke. */
+export function openLedger (pool: Pool, options: ParsedLedgerOptions, onConnectionLost = ignore): PluginLedger {
+  hearErrors(pool, onConnectionLost)
+  const database = new Database(pool, options)
+  const read: PluginLedger['read'] = (userId, input) => history(database, options, userId, input)
+  const credits: Credits = {
+    deduct: input => deduct(database, options, input),
+    balance: userId => balance(database, options, userId),
+    async history (userId, input) {
+      const { entries, cursor } = await history(database, options, userId, input)
+      return { entries, cursor }
+    }
+  }
+  return {
+    ...credits,
+    credits,
+    read,
+    async migrate () {
+      await database.lend(migrate)
+      await database.start()
+    },
+    async start () {
+      await database.start()
+    },
+    async writeSampleData () {
+      await database.row({
+        name: 'ai_credit_sample_data',
+        text: sampleData,
+        values: () => [options.defaultUser, options.timeZone],
+        repeatable: true
+      })
+    },
+    close: () => database.close()
+  }
+}
+
+const heard = new WeakSet<Pool>()
+
+// A pool tells of idle connections that were terminated by an event; unheard, it would end the host's process. The
+// pool replaces such a connection by itself.
+function hearErrors (pool: Pool, listener: (error: Error) => void) {
+  if (heard.has(pool)) return
+  heard.add(pool)
+  pool.on('error', listener)
+}
+
+function ignore (_error: Error) {}

@@ -1,0 +1,179 @@
+import { Type, type TProperties } from '@sinclair/typebox'
+import type { FastifyRequest, RouteShorthandOptions } from 'fastify'
+import { InvalidOptionError } from './errors.js'
+import { Callable, compile, CreditsOrNone, Days, field, Limit, Milliseconds, UserId } from './ledger/fields.js'
+
+/** The options of a ledger; the plugin takes them too. */
+export interface LedgerOptions {
+  /** The account of a call that names none; `null`: such a call is refused. Default: `'default_user'`. */
+  defaultUser?: string | null
+  /** What an account starts with that is created on first access, in credits from 0 to 2^53 - 1. Default: 10000. */
+  allowance?: number
+  /** Days of usage history, today included. Default: 30. */
+  historyDays?: number
+  /** Entries of one page of history. Default: 1000. */
+  historyLimit?: number
+  /**
+   * IANA name of the time zone in which a day begins. All processes on a database share its daily usage, so the first
+   * one decides, and one that says otherwise is refused at start. Default: `'UTC'`.
+   */
+  timeZone?: string
+  /** Milliseconds in which every call is answered, if only by an UnavailableError. Default: 5000. */
+  timeout?: number
+  /** Use named prepared statements; `false` behind PgBouncer before 1.21 and with PGlite's socket. Default: true. */
+  prepare?: boolean
+}
+
+/**
+ * Who asks: a user id; `{ any: true }` for a trusted service, which names the account itself; or `undefined`, `null`
+ * or `''` for nobody (401).
+ */
+export type Identity = string | { any: true } | null | undefined
+
+/** The host's own options of one of the plugin's routes. */
+export type CreditsRouteOptions =
+  Pick<RouteShorthandOptions, 'onRequest' | 'preValidation' | 'preHandler' | 'config' | 'constraints'>
+
+/** The options of the plugin. */
+export interface FastifyAiCreditsOptions extends LedgerOptions {
+  /**
+   * Where the routes go, after the prefix of the context that registers the plugin: `GET {prefix}/credits` and
+   * `POST {prefix}/credits/deduct`. `''` and `'/'` stand for no prefix. Default: `'/api'`.
+   */
+  prefix?: string
+  /**
+   * Which routes there are: `false` for none, or for each route `false` or the host's own route options, so that it
+   * can guard one alone. Default: true, both.
+   */
+  routes?: boolean | { read?: boolean | CreditsRouteOptions, deduct?: boolean | CreditsRouteOptions }
+  /**
+   * Binds requests to the host's authentication: answers who asks, once for each request, after validation and all
+   * of the host's hooks. An account that the client names must then be its own (403). Without it the routes believe
+   * the `user_id` they are sent. Default: none.
+   */
+  identify?: (request: FastifyRequest) => Identity | Promise<Identity>
+  /** Name of the `@fastify/postgres` instance to use. Default: the unnamed one. */
+  pg?: string
+  /** Opens a pool of the plugin's own, for a host without `@fastify/postgres`. Not together with `pg`. */
+  connectionString?: string
+  /** Create and upgrade the tables at start. Default: true. */
+  migrate?: boolean
+  /** On first start, give the default user the sample data. Default: false. */
+  sampleData?: boolean
+}
+
+const TimeZone = field<string>('time_zone', {}, isTimeZone, 'must be the IANA name of a time zone')
+
+// An offset ('+02:00') is refused, as PostgreSQL reads it with the opposite sign.
+function isTimeZone (value: unknown) {
+  if (typeof value !== 'string' || !/^[A-Za-z]/.test(value)) return false
+  try {
+    return new Intl.DateTimeFormat('en', { timeZone: value }) !== undefined
+  } catch {
+    return false
+  }
+}
+
+const Prefix = field<string>('prefix', {},
+  value => typeof value === 'string' && (value === '' || value.startsWith('/')) && !value.includes('*'),
+  "must start with '/' and have no '*'")
+
+const Flag = field<boolean>('flag', {}, value => typeof value === 'boolean', 'must be true or false')
+
+const Name = field<string>('name', {}, value => typeof value === 'string' && value !== '', 'must be a string, not empty')
+
+const invalidUserId = compile(UserId)
+
+const DefaultUser = field<string | null>('default_user', {},
+  value => value === null || invalidUserId(value) === undefined,
+  'must be null or a string of 1 to 255 characters')
+
+const strict = (properties: TProperties) =>
+  Type.Object(Object.fromEntries(Object.entries(properties).map(([key, type]) => [key, Type.Optional(type)])),
+    { additionalProperties: false })
+
+const isRouteOptions = isValid(strict({
+  onRequest: Type.Any(), preValidation: Type.Any(), preHandler: Type.Any(), config: Type.Any(), constraints: Type.Any()
+}))
+
+const Route = field<boolean | CreditsRouteOptions>('route', {},
+  value => typeof value === 'boolean' || isRouteOptions(value),
+  'must be true, false, or { onRequest, preValidation, preHandler, config, constraints }')
+
+const isRoutes = isValid(strict({ read: Route, deduct: Route }))
+
+const Routes = field<FastifyAiCreditsOptions['routes']>('routes', {},
+  value => typeof value === 'boolean' || isRoutes(value),
+  'must be true, false, or { read, deduct }, each true, false or route options')
+
+function isValid (schema: ReturnType<typeof strict>) {
+  const problemOf = compile(schema)
+  return (value: unknown) => problemOf(value) === undefined
+}
+
+const ledgerSchema = {
+  defaultUser: DefaultUser,
+  allowance: CreditsOrNone,
+  historyDays: Days,
+  historyLimit: Limit,
+  timeZone: TimeZone,
+  timeout: Milliseconds,
+  prepare: Flag
+}
+
+const checkLedgerOptions = compile(strict(ledgerSchema))
+
+const checkPluginOptions = compile(strict({
+  ...ledgerSchema,
+  prefix: Prefix,
+  routes: Routes,
+  identify: Callable,
+  pg: Name,
+  connectionString: Name,
+  migrate: Flag,
+  sampleData: Flag
+}))
+
+const ledgerDefaults = {
+  defaultUser: 'default_user' as string | null,
+  allowance: 10_000,
+  historyDays: 30,
+  historyLimit: 1000,
+  timeZone: 'UTC',
+  timeout: 5000,
+  prepare: true
+}
+
+const pluginDefaults = { ...ledgerDefaults, prefix: '/api', routes: true, migrate: true, sampleData: false }
+
+/** A ledger's options, complete. */
+export type ParsedLedgerOptions = typeof ledgerDefaults
+
+/** A ledger's options with the defaults filled in. Throws InvalidOptionError, which names the option. */
+export function parseLedgerOptions (options: LedgerOptions): ParsedLedgerOptions {
+  refuse(checkLedgerOptions(options))
+  return withDefaults(ledgerDefaults, options)
+}
+
+/** The plugin's options with the defaults filled in. Throws InvalidOptionError, which names the option. */
+export function parsePluginOptions (options: FastifyAiCreditsOptions) {
+  refuse(checkPluginOptions(options))
+  const parsed = withDefaults<typeof pluginDefaults & FastifyAiCreditsOptions>(pluginDefaults, options)
+  if (parsed.pg !== undefined && parsed.connectionString !== undefined) {
+    throw new InvalidOptionError('connectionString', 'opens a pool of its own and cannot go together with pg')
+  }
+  if (parsed.sampleData && parsed.defaultUser === null) {
+    throw new InvalidOptionError('sampleData', 'needs a defaultUser to give the sample data to')
+  }
+  return { ...parsed, prefix: parsed.prefix.replace(/\/+$/, '') }
+}
+
+function refuse (problem: ReturnType<typeof checkLedgerOptions>) {
+  if (problem !== undefined) throw new InvalidOptionError(problem.field, problem.problem)
+}
+
+// An option that is undefined is an option left out.
+function withDefaults<T extends object> (defaults: object, options: object): T {
+  const given = Object.entries(options).filter(([, value]) => value !== undefined)
+  return { ...defaults, ...Object.fromEntries(given) } as T
+}

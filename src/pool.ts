@@ -1,0 +1,35 @@
+import { randomUUID } from 'node:crypto'
+import fastifyPostgres from '@fastify/postgres'
+import type { FastifyInstance } from 'fastify'
+import { InvalidOptionError } from './errors.js'
+import type { Pool } from './ledger/database.js'
+import type { FastifyAiCreditsOptions } from './options.js'
+
+type Instances = FastifyInstance['pg'] & Record<string, { pool: Pool } | undefined>
+
+/** The pool that the options name: one of the host's, or one of the plugin's own. */
+export async function findPool (
+  fastify: FastifyInstance, { pg, connectionString }: FastifyAiCreditsOptions
+): Promise<Pool> {
+  if (connectionString !== undefined) return await openPool(fastify, connectionString)
+  const instances = fastify.pg as Instances | undefined
+  const pool = pg === undefined ? instances?.pool : instances?.[pg]?.pool
+  if (pool === undefined) {
+    throw new InvalidOptionError('pg', pg === undefined
+      ? 'is not given: register @fastify/postgres before fastify-ai-credits, or give pg or connectionString'
+      : `names no instance of @fastify/postgres: ${pg}`)
+  }
+  return pool as Pool
+}
+
+// In a context of its own and under a name of its own, because the host may have, or get, a `fastify.pg`. The context
+// closes the pool.
+async function openPool (fastify: FastifyInstance, connectionString: string) {
+  const name = `fastify-ai-credits-${randomUUID()}`
+  let pool: Pool | undefined
+  await fastify.register(async scope => {
+    await scope.register(fastifyPostgres, { connectionString, name })
+    pool = (scope.pg as Instances)[name]?.pool
+  })
+  return pool!
+}
