@@ -1,0 +1,73 @@
+import { existsSync } from 'node:fs'
+import { rename, rm } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { PGlite } from '@electric-sql/pglite'
+import { PGLiteSocketServer } from '@electric-sql/pglite-socket'
+import { lockFolder } from './folder-lock.js'
+
+// PGlite has a single backend, so more connections would make nothing faster. They would do harm: the socket server
+// may interleave what two connections send when a message is over 64 KiB.
+const POOL_SIZE = 1
+
+// A connection that the pool gives up is still counted for a moment when its successor knocks.
+const SPARE_CONNECTIONS = 4
+
+/**
+ * Starts PostgreSQL inside this process (PGlite), with its data in a folder, for a try without a database of one's own.
+ * Give `connectionString` and `max` to @fastify/postgres, and `prepare: false` to fastify-ai-credits. Call `close()`
+ * after the pool has ended. What is committed survives a killed process, but not a power loss: PGlite does not fsync.
+ * Any program on this machine can connect to it.
+ *
+ * @param {string} dataDir
+ * @returns {Promise<{ connectionString: string, max: number, folder: string, close: () => Promise<void> }>}
+ */
+export async function startEmbeddedDatabase (dataDir) {
+  const folder = resolve(dataDir)
+  const unlock = await lockFolder(folder)
+  try {
+    const database = await openDatabase(join(folder, 'pgdata'))
+    const server = await serve(database)
+    return {
+      connectionString: `postgres://postgres@${server.getServerConn()}/postgres`,
+      max: POOL_SIZE,
+      folder,
+      async close () {
+        await server.stop()
+        await database.close()
+        await unlock()
+      }
+    }
+  } catch (error) {
+    await unlock()
+    throw error
+  }
+}
+
+// A database is made beside its place and moved there when it is whole: a first start that is killed halfway would
+// otherwise leave a folder that can never be opened again.
+async function openDatabase (folder) {
+  if (!existsSync(folder)) {
+    const unfinished = `${folder}.unfinished`
+    await rm(unfinished, { recursive: true, force: true })
+    const fresh = await PGlite.create(unfinished)
+    await fresh.close()
+    await rename(unfinished, folder)
+  }
+  return PGlite.create(folder)
+}
+
+async function serve (database) {
+  const server = new PGLiteSocketServer({
+    db: database,
+    host: '127.0.0.1',
+    port: 0,
+    maxConnections: POOL_SIZE + SPARE_CONNECTIONS
+  })
+  try {
+    await server.start()
+    return server
+  } catch (error) {
+    await database.close()
+    throw error
+  }
+}
