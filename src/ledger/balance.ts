@@ -9,7 +9,7 @@ export async function balance (database: Database, options: ParsedLedgerOptions,
   return balanceOf(await database.row({
     name: 'ai_credit_balance',
     text: 'select * from ai_credit_balance($1, $2, $3)',
-    values: lockTimeout => [account, options.allowance, lockTimeout],
+    values: lockTimeout => [account, JSON.stringify({ credits: options.allowance }), lockTimeout],
     repeatable: true
   }))
 }

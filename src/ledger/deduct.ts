@@ -35,7 +35,7 @@ function statement (charge: Charge, { allowance, timeZone }: ParsedLedgerOptions
     name: 'ai_credit_deduct',
     text: 'select * from ai_credit_deduct($1, $2, $3, $4, $5, $6, $7, $8)',
     values: lockTimeout => [
-      userId, credits, operation, JSON.stringify(metadata), idempotencyKey, allowance, timeZone, lockTimeout
+      userId, credits, operation, JSON.stringify(metadata), idempotencyKey, JSON.stringify({ credits: allowance }), timeZone, lockTimeout
     ],
     repeatable: idempotencyKey !== null
   }

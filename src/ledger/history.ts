@@ -20,7 +20,7 @@ export async function history (
     name: 'ai_credit_history',
     text: 'select * from ai_credit_history($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
     values: lockTimeout => [
-      account, options.allowance, lockTimeout, options.timeZone, days, limit + 1,
+      account, JSON.stringify({ credits: options.allowance }), lockTimeout, options.timeZone, days, limit + 1,
       after?.day, after?.used, after?.operation, after && Buffer.from(after.hash, 'hex')
     ],
     repeatable: true

@@ -60,6 +60,8 @@ alter table ai_credits
   add column held_credits bigint not null default 0,          -- set aside by open holds
   add column spent_before bigint not null default 0,          -- spent, but not part of used_credits: earlier periods
   add column allocated bigint not null default 0,             -- spending already laid on grants
+  add column opening_total bigint not null default 10000,     -- the balance before the first posting
+  add column opening_used bigint not null default 0,
   add column overdraft bigint not null default 0,             -- how far available may go below zero
   add column seq bigint not null default 0,                   -- postings so far; each takes the next number
   add column due_at timestamptz not null default 'infinity';  -- when time alone changes this account next
@@ -134,15 +136,16 @@ from ai_credits account,
    window earlier as (partition by user_id order by created_at, id rows unbounded preceding)) history
 where history.id = record.id and account.user_id = history.user_id;
 
--- Where used_credits differs from the sum of the records, the difference is kept.
+-- Where used_credits differs from the sum of the records, the difference is kept, and counts as laid on grants.
 update ai_credits account
-set seq = history.records, spent_before = history.spent - account.used_credits
-from (select user_id, count(*) as records, sum(credits_used) as spent from ai_credit_usage group by user_id) history
+set seq = history.records, opening_total = account.total_credits, opening_used = account.used_credits - history.spent,
+    spent_before = history.spent - account.used_credits, allocated = history.spent - account.used_credits
+from (
+  select user_id, count(record.id) as records, coalesce(sum(credits_used), 0) as spent
+  from ai_credits left join ai_credit_usage record using (user_id)
+  group by user_id
+) history
 where history.user_id = account.user_id;
-
-update ai_credits account
-set spent_before = -used_credits
-where used_credits <> 0 and not exists (select from ai_credit_usage where user_id = account.user_id);
 
 alter table ai_credit_usage
   alter column seq set not null,
@@ -204,14 +207,16 @@ $$;
 
 -- The slow way to the lock: the account is missing, or another transaction holds it. The SET clause ends with the
 -- function, so that the limit set inside leaves nothing behind in a host's transaction.
-create function ai_credit_lock_waiting(p_user_id varchar, p_allowance bigint, p_lock_timeout integer)
+create function ai_credit_lock_waiting(p_user_id varchar, p_allowance jsonb, p_lock_timeout integer)
 returns ai_credits
 language plpgsql set lock_timeout = 0 as $$
 declare
   account ai_credits;
 begin
   perform set_config('lock_timeout', p_lock_timeout::text, true);
-  insert into ai_credits (user_id, total_credits) values (p_user_id, p_allowance) on conflict (user_id) do nothing;
+  insert into ai_credits (user_id, total_credits, opening_total)
+  values (p_user_id, (p_allowance->>'credits')::bigint, (p_allowance->>'credits')::bigint)
+  on conflict (user_id) do nothing;
   select * into strict account from ai_credits where user_id = p_user_id for update;
   return account;
 end
@@ -219,7 +224,7 @@ $$;
 
 -- Locks the account, creating it where it is missing, and answers it as of the posting instant (its updated_at).
 -- Statements of a caller that come after this one see all that others committed while it waited.
-create function ai_credit_lock(p_user_id varchar, p_allowance bigint, p_lock_timeout integer)
+create function ai_credit_lock(p_user_id varchar, p_allowance jsonb, p_lock_timeout integer)
 returns ai_credits
 language plpgsql as $$
 declare
@@ -268,7 +273,7 @@ $$;
 -- of then); 'conflict' (the key was used for another request); 'insufficient' (nothing is written but the account).
 create function ai_credit_deduct(
   p_user_id varchar, p_credits bigint, p_operation varchar, p_metadata jsonb,
-  p_idempotency_key varchar, p_allowance bigint, p_time_zone varchar, p_lock_timeout integer,
+  p_idempotency_key varchar, p_allowance jsonb, p_time_zone varchar, p_lock_timeout integer,
   out verdict varchar, out record_id bigint, out total bigint, out used bigint, out held bigint
 )
 language plpgsql as $$
@@ -312,7 +317,7 @@ $$;
 
 -- The committed balance, without waiting for charges in flight. Creates the account where it is missing.
 create function ai_credit_balance(
-  p_user_id varchar, p_allowance bigint, p_lock_timeout integer,
+  p_user_id varchar, p_allowance jsonb, p_lock_timeout integer,
   out total bigint, out used bigint, out held bigint
 )
 language plpgsql as $$
@@ -333,7 +338,7 @@ $$;
 -- [day, used, operation, metadata, hash]; p_after_* name the last entry of the page before. Rows are found by the
 -- primary key's (user_id, day) and sorted within one day at a time.
 create function ai_credit_history(
-  p_user_id varchar, p_allowance bigint, p_lock_timeout integer, p_time_zone varchar, p_days integer, p_limit integer,
+  p_user_id varchar, p_allowance jsonb, p_lock_timeout integer, p_time_zone varchar, p_days integer, p_limit integer,
   p_after_day date, p_after_used bigint, p_after_operation varchar, p_after_hash bytea,
   out total bigint, out used bigint, out held bigint, out entries varchar
 )

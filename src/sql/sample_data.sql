@@ -1,8 +1,8 @@
 -- The sample data: an account with 1,500 of 10,000 credits used, today and yesterday. Written where the account $1 is
 -- not there yet, and only then, whoever else tries at the same time. $2 is the time zone in which a day begins.
 with account as (
-  insert into ai_credits (user_id, total_credits, used_credits, seq)
-  values ($1, 10000, 1500, 5)
+  insert into ai_credits (user_id, total_credits, opening_total, used_credits, seq)
+  values ($1, 10000, 10000, 1500, 5)
   on conflict (user_id) do nothing
   returning user_id, updated_at
 ), sample (seq, days_ago, operation, credits, used_after, metadata) as (

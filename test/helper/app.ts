@@ -1,0 +1,47 @@
+import fastifyPostgres from '@fastify/postgres'
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import type pg from 'pg'
+import type { Test } from 'tap'
+import credits, { type FastifyAiCreditsOptions } from '../../src/index.js'
+import { createDatabase, pglite } from './database.js'
+
+/** Settings of a test's gateway. */
+export interface GatewaySettings {
+  /** Default: a new, empty database. */
+  connectionString?: string
+  server?: FastifyServerOptions
+  pool?: pg.PoolConfig
+}
+
+/** A Fastify instance with `@fastify/postgres`, closed after the test. */
+export async function buildHost (t: Test, settings: GatewaySettings = {}): Promise<FastifyInstance> {
+  const connectionString = settings.connectionString ?? await createDatabase(t)
+  const app = Fastify(settings.server)
+  t.teardown(() => app.close())
+  await app.register(fastifyPostgres, { connectionString, max: 10, ...settings.pool })
+  return app
+}
+
+/** A gateway with the plugin registered, closed after the test. */
+export async function buildGateway (
+  t: Test, options: FastifyAiCreditsOptions = {}, settings: GatewaySettings = {}
+): Promise<FastifyInstance> {
+  const app = await buildHost(t, settings)
+  await app.register(credits, { ...defaults, ...options })
+  return app
+}
+
+/** Options that the database of this run needs. */
+export const defaults: FastifyAiCreditsOptions = pglite ? { prepare: false } : {}
+
+/** Sends a deduct to the default prefix. */
+export async function postDeduct (app: FastifyInstance, body: object, headers: Record<string, string> = {}) {
+  return await app.inject({ method: 'POST', url: '/api/credits/deduct', headers, body })
+}
+
+/** The balance that the route answers: `{ available, total, used }`. */
+export async function getBalance (app: FastifyInstance, userId = 'default_user') {
+  const reply = await app.inject({ url: '/api/credits', query: { user_id: userId } })
+  const { usage_history: _history, ...balance } = reply.json().credits
+  return balance
+}
