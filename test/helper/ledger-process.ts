@@ -1,0 +1,37 @@
+// A process of its own, run by processes.ts: it does the tasks that it is sent, and sends back what came of them.
+import Fastify from 'fastify'
+import fastifyPostgres from '@fastify/postgres'
+import pg from 'pg'
+import credits, { createLedger, type DeductInput, type FastifyAiCreditsOptions } from '../../src/index.js'
+import type { Outcome, Task } from './processes.js'
+
+process.on('message', async ({ connectionString, calls, options }: Task) => {
+  process.send!(await (calls ? deductAll(connectionString, calls) : startGateway(connectionString, options)))
+})
+process.send!('ready')
+
+async function deductAll (connectionString: string, calls: DeductInput[]) {
+  const pool = new pg.Pool({ connectionString, max: 10 })
+  const ledger = createLedger(pool, { timeout: 60_000 })
+  const outcomes = await Promise.all(calls.map(call => ledger.deduct(call).catch(failure)))
+  await pool.end()
+  return outcomes
+}
+
+async function startGateway (connectionString: string, options: FastifyAiCreditsOptions = {}) {
+  const app = Fastify()
+  await app.register(fastifyPostgres, { connectionString, max: 1 })
+  try {
+    await app.register(credits, options)
+    return [{ balance: await app.credits.balance() }]
+  } catch (error) {
+    return [failure(error)]
+  } finally {
+    await app.close()
+  }
+}
+
+function failure (error: unknown): Outcome {
+  const { statusCode, code, message } = error as Error & { statusCode?: number, code?: string }
+  return { error: { statusCode, code, message } }
+}

@@ -1,0 +1,80 @@
+import { readFile, writeFile } from 'node:fs/promises'
+import { PGlite } from '@electric-sql/pglite'
+import { PGLiteSocketServer } from '@electric-sql/pglite-socket'
+
+// Room for several pools of pg's default size: it refuses, rather than delays, a connection too many.
+const maxConnections = 50
+
+let image: Promise<Blob> | undefined
+const idle = new Map<PGlite, NodeJS.Timeout>()
+
+/** Starts an empty PGlite in memory behind a port of the loopback interface. */
+export async function startPglite () {
+  const db = takeIdle() ?? await create()
+  const server = new PGLiteSocketServer({ db, port: 0, maxConnections })
+  await server.start()
+  const drop = async () => {
+    await server.stop()
+    await recycle(db)
+  }
+  return { connectionString: `postgresql://postgres@${server.getServerConn()}/postgres?sslmode=disable`, drop }
+}
+
+async function create (): Promise<PGlite> {
+  image ??= readImage()
+  return PGlite.create({ loadDataDir: await image })
+}
+
+// Emptying a database takes a tenth of the time that starting another one does.
+async function recycle (db: PGlite): Promise<void> {
+  try {
+    for (const statement of await cleaning(db)) await db.exec(statement)
+    keepIdle(db)
+  } catch {
+    await db.close()
+  }
+}
+
+// Its timers keep the process alive, so it is closed when no further test of the file has asked for it.
+function keepIdle (db: PGlite): void {
+  idle.set(db, setTimeout(async () => {
+    idle.delete(db)
+    await db.close()
+  }, 500))
+}
+
+function takeIdle (): PGlite | undefined {
+  const [db] = idle.keys()
+  if (db === undefined) return
+  clearTimeout(idle.get(db))
+  idle.delete(db)
+  return db
+}
+
+async function cleaning (db: PGlite): Promise<string[]> {
+  await db.exec('rollback')
+  const { rows } = await db.query<{ statement: string }>(`
+    select format('drop schema %I cascade', nspname) as statement from pg_namespace
+    where nspname not like 'pg\\_%' and nspname <> 'information_schema'`)
+  const drops = rows.map(({ statement }) => statement)
+  return [...drops, 'create schema public', 'alter database postgres reset all', 'discard all']
+}
+
+// Making an empty database takes seconds, loading a copy of it a few tenths of one.
+/** Writes the file, named by TEST_PGLITE_IMAGE, from which several processes can start their databases. */
+export async function writeImage (path: string): Promise<void> {
+  const blob = await makeImage()
+  await writeFile(path, Buffer.from(await blob.arrayBuffer()))
+}
+
+async function readImage (): Promise<Blob> {
+  const path = process.env.TEST_PGLITE_IMAGE
+  return path === undefined ? makeImage() : new Blob([await readFile(path)])
+}
+
+async function makeImage (): Promise<Blob> {
+  const db = await PGlite.create()
+  const blob = await db.dumpDataDir('none')
+  await db.close()
+  return blob
+}

@@ -1,0 +1,66 @@
+import { spawn } from 'node:child_process'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { findBinaries } from './binaries.js'
+import { copyBinaries } from './copy-binaries.js'
+import { PostgresServer, urlOf, type Settings } from './postgres-server.js'
+import { runBinary } from './run-binary.js'
+import { handOver, temporaryFolder } from './unprivileged.js'
+
+export type { PostgresServer } from './postgres-server.js'
+
+const defaults: Settings = {
+  listen_addresses: '127.0.0.1',
+  unix_socket_directories: '',
+  max_connections: 200,
+  // No test outlives a crash of the machine; one that measures durability can switch it on.
+  fsync: 'off'
+}
+
+export interface PostgresOptions {
+  /** A major version such as '16', or an exact one; left out, the installed one. */
+  version?: string | undefined
+  /** Settings of the server, besides and instead of those that suit tests. */
+  settings?: Settings
+  /** A folder, still empty, for everything that the server needs; left out, a new one. */
+  folder?: string
+  /** The process that the server never outlives; left out, this one. */
+  owner?: number
+}
+
+/** Starts a PostgreSQL server of its own, of which nothing is left once it is stopped or its owner is gone. */
+export async function startPostgres (options: PostgresOptions = {}): Promise<PostgresServer> {
+  const folder = options.folder ?? await mkdtemp(join(temporaryFolder, 'fastify-ai-credits-'))
+  watch(folder, options.owner ?? process.pid)
+  try {
+    await handOver(folder)
+    await copyBinaries(await findBinaries(options.version, folder), folder)
+    return await PostgresServer.create(folder, { ...defaults, ...options.settings })
+  } catch (error) {
+    await rm(folder, { recursive: true, force: true })
+    throw error
+  }
+}
+
+/** Stops the server that some process started in this folder, and removes the folder. */
+export async function stopPostgres (folder: string): Promise<void> {
+  await runBinary(folder, 'pg_ctl', ['stop', '-D', join(folder, 'data'), '-m', 'immediate'])
+  await rm(folder, { recursive: true, force: true })
+}
+
+/** The superuser's connection string of the server that some process started in this folder. */
+export async function connectionStringOf (folder: string): Promise<string> {
+  const lines = (await readFile(join(folder, 'data', 'postmaster.pid'), 'utf8')).split('\n')
+  return urlOf(Number(lines[3]))
+}
+
+function watch (folder: string, owner: number): void {
+  const watchdog = fileURLToPath(new URL('watchdog.js', import.meta.url))
+  // Without the test runner's environment, which has every Node.js process record its coverage.
+  const env = { SYSTEMROOT: process.env.SYSTEMROOT }
+  spawn(process.execPath, [watchdog, folder, String(owner)], {
+    cwd: tmpdir(), env, detached: true, stdio: 'ignore', windowsHide: true
+  }).unref()
+}

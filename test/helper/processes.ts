@@ -1,0 +1,58 @@
+import { fork, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Test } from 'tap'
+import { build } from 'tsup'
+import type { DeductInput, Deduction, FastifyAiCreditsOptions } from '../../src/index.js'
+
+/** What a process is to do: deducts all at once, or a start of a gateway. */
+export interface Task {
+  connectionString: string
+  calls?: DeductInput[]
+  options?: FastifyAiCreditsOptions
+}
+
+/** What came of one call, or of a start. */
+export type Outcome = Partial<Deduction> & {
+  error?: { statusCode: number | undefined, code: string | undefined, message: string }
+}
+
+/** Starts processes that are ready at the word; they end with the test. */
+export async function startProcesses (t: Test, count: number) {
+  const script = await compile(t.testdir())
+  const children = Array.from({ length: count }, () => fork(script, { execArgv: [], env: plainEnvironment() }))
+  t.teardown(async () => {
+    const running = children.filter(({ exitCode }) => exitCode === null)
+    for (const child of running) child.disconnect()
+    await Promise.all(running.map(child => once(child, 'exit')))
+  })
+  await Promise.all(children.map(answerOf))
+
+  /** Does each task in a process of its own, all at the same moment; answers the outcomes of each. */
+  return async function inProcesses (tasks: Task[]): Promise<Outcome[][]> {
+    return await Promise.all(tasks.map(async (task, index) => {
+      children[index]!.send(task)
+      return await answerOf(children[index]!)
+    }))
+  }
+}
+
+async function answerOf (child: ChildProcess) {
+  const ended = once(child, 'exit').then(() => { throw new Error('A process ended without an answer') })
+  const [answer] = await Promise.race([once(child, 'message'), ended])
+  return answer
+}
+
+// Once and beforehand: twenty TypeScript loaders at a time take a minute.
+async function compile (outDir: string): Promise<string> {
+  const entry = { process: fileURLToPath(new URL('ledger-process.ts', import.meta.url)) }
+  const outExtension = () => ({ js: '.mjs' })
+  await build({ entry, outDir, outExtension, format: 'esm', skipNodeModulesBundle: true, config: false, silent: true })
+  return join(outDir, 'process.mjs')
+}
+
+// Without what the test runner loads into every Node.js process.
+function plainEnvironment (): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(NODE_|_?TAP)/.test(name)))
+}

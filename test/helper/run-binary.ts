@@ -1,0 +1,37 @@
+import { execFile, spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { open } from 'node:fs/promises'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { unprivileged } from './unprivileged.js'
+
+const execute = promisify(execFile)
+
+/** Runs one of the binaries copied into this folder to its end; what it wrote is in the error of a failure. */
+export async function runBinary (folder: string, name: string, args: string[]): Promise<void> {
+  await execute(join(folder, 'native', 'bin', name), args, optionsIn(folder))
+}
+
+/** Starts the server's binary with its output in a log file; neither of the two processes ends the other. */
+export async function spawnServer (folder: string, args: string[]): Promise<ChildProcess> {
+  const log = await open(join(folder, 'server.log'), 'w')
+  try {
+    const stdio = ['ignore', log.fd, log.fd] as const
+    const child = spawn(join(folder, 'native', 'bin', 'postgres'), args, { ...optionsIn(folder), stdio: [...stdio], detached: true })
+    await once(child, 'spawn')
+    child.unref()
+    return child
+  } finally {
+    await log.close()
+  }
+}
+
+function optionsIn (folder: string) {
+  return { ...unprivileged, cwd: folder, env: environment(), windowsHide: true }
+}
+
+// PGDATA, PGOPTIONS and their like are meant for the developer's own server.
+function environment (): NodeJS.ProcessEnv {
+  const entries = Object.entries(process.env).filter(([name]) => !name.startsWith('PG'))
+  return { ...Object.fromEntries(entries), LC_ALL: 'C' }
+}

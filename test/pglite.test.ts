@@ -1,0 +1,32 @@
+// needs a real server
+import { readdir, readFile } from 'node:fs/promises'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import { writeImage } from './helper/pglite.js'
+
+const folder = new URL('./', import.meta.url)
+// This file is among them: it is not to run itself.
+const marker = /^\/\/ needs (a real server|no database)$/m
+
+const timeout = 600_000
+const image = join(t.testdir(), 'pglite.tar')
+const env = { ...process.env, TEST_PGLITE: '1', TEST_PGLITE_IMAGE: image }
+t.jobs = Math.max(1, Math.floor(availableParallelism() / 2))
+// The first for this process, the second for the test runner, whose limit is meant for a single file.
+t.setTimeout(timeout)
+t.comment(`timeout=${timeout}`)
+
+// The behaviour of the ledger is the same on PGlite. What needs more than its one backend says so with the marker.
+await writeImage(image)
+for (const name of await behaviourTests()) {
+  const args = [...process.execArgv, fileURLToPath(new URL(name, folder))]
+  t.spawn(process.execPath, args, { env, buffered: true, timeout: 120_000 }, `${name} on PGlite`)
+}
+
+async function behaviourTests (): Promise<string[]> {
+  const names = (await readdir(folder)).filter((name) => name.endsWith('.test.ts'))
+  const sources = await Promise.all(names.map((name) => readFile(new URL(name, folder), 'utf8')))
+  return names.filter((_, index) => !marker.test(sources[index]!))
+}
