@@ -1,20 +1,14 @@
-import { defineConfig, type Options } from 'tsup'
+import { defineConfig } from 'tsup'
 
-const common: Options = {
+export default defineConfig({
   entry: ['src/index.ts'],
+  format: ['esm', 'cjs'],
   target: 'node20',
+  dts: true,
   sourcemap: true,
-  splitting: false
-}
-
-// Two passes, because the footer belongs to the CommonJS file alone: it makes `require()` answer the plugin itself,
-// with `.default` and every named export still on it.
-export default defineConfig([
-  { ...common, format: 'esm', dts: true },
-  {
-    ...common,
-    format: 'cjs',
-    dts: true,
-    footer: { js: 'module.exports = Object.assign(module.exports.default, module.exports);' }
-  }
-])
+  splitting: false,
+  // Makes `require()` answer the plugin itself, with `.default` and every named export still on it.
+  footer: ({ format }) => format === 'cjs'
+    ? { js: 'module.exports = Object.assign(module.exports.default, module.exports);' }
+    : {}
+})

@@ -4,7 +4,7 @@ import { shownBalance } from './balance.js'
 import { accountOf } from './identity.js'
 import { BODY_LIMIT } from './isolation.js'
 import type { RouteSettings } from './routes.js'
-import { deductBody, DeductHeaders, deductSchema, type DeductBody } from './schemas.js'
+import { deductBody, DeductHeaders, deductSchema, NoQuery, type DeductBody } from './schemas.js'
 import { strictValidator } from './validation.js'
 
 interface DeductRoute {
@@ -17,8 +17,8 @@ export function deductRoute (fastify: FastifyInstance, ledger: PluginLedger, { m
   fastify.post<DeductRoute>('/credits/deduct', {
     ...options,
     bodyLimit: BODY_LIMIT,
-    schema: deductSchema(mustName),
-    validatorCompiler: strictValidator({ body: deductBody(mustName), headers: DeductHeaders })
+    schema: deductSchema(mustName, fastify.prefix),
+    validatorCompiler: strictValidator({ body: deductBody(mustName), headers: DeductHeaders, querystring: NoQuery })
   }, async (request, reply) => {
     const { credits, operation, metadata } = request.body
     const idempotencyKey = request.headers['idempotency-key']

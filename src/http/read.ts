@@ -5,13 +5,13 @@ import { accountOf } from './identity.js'
 import { shownBalance } from './balance.js'
 import { readQuery, readSchema, type ReadQuery } from './schemas.js'
 import type { RouteSettings } from './routes.js'
-import { strictValidator } from './validation.js'
+import { splitUrl, strictValidator } from './validation.js'
 
 /** `GET /credits`: balance and usage history. */
 export function readRoute (fastify: FastifyInstance, ledger: PluginLedger, { mustName, options }: RouteSettings) {
   fastify.get<{ Querystring: ReadQuery }>('/credits', {
     ...options,
-    schema: readSchema(mustName),
+    schema: readSchema(mustName, fastify.prefix),
     validatorCompiler: strictValidator({ querystring: readQuery(mustName) })
   }, async (request, reply) => {
     const { balance, entries, cursor } = await ledger.read(accountOf(request), { cursor: request.query.cursor })
@@ -20,11 +20,8 @@ export function readRoute (fastify: FastifyInstance, ledger: PluginLedger, { mus
   })
 }
 
-function nextPage (request: FastifyRequest, cursor: string) {
-  const [path, query] = request.originalUrl.split('?')
-  const parameters = new URLSearchParams(query)
-  parameters.set('cursor', cursor)
-  return `${path}?${parameters}`
+function nextPage ({ originalUrl, query }: FastifyRequest<{ Querystring: ReadQuery }>, cursor: string) {
+  return `${splitUrl(originalUrl).path}?${new URLSearchParams({ ...query, cursor })}`
 }
 
 // Twice: first so that these three come first, then so that no metadata replaces them. Spreading defines properties,

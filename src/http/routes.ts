@@ -6,7 +6,7 @@ import { resolveAccount } from './identity.js'
 import { isolate } from './isolation.js'
 import { readRoute } from './read.js'
 import { sharedSchemas } from './schemas.js'
-import { refuseMalformedQuery } from './validation.js'
+import { readQueryStrictly } from './validation.js'
 
 /** What a route is told by the plugin's options. */
 export interface RouteSettings {
@@ -33,7 +33,7 @@ export function registerRoutes (fastify: FastifyInstance, ledger: PluginLedger, 
   isolate(fastify)
   for (const schema of sharedSchemas) fastify.addSchema(schema)
   fastify.decorateRequest('creditsUserId', null)
-  fastify.addHook('preValidation', refuseMalformedQuery)
+  fastify.addHook('preValidation', readQueryStrictly)
   if (read) readRoute(fastify, ledger, { mustName, options: endingWith(read, resolveAccount('query', options)) })
   if (deduct) deductRoute(fastify, ledger, { mustName, options: endingWith(deduct, resolveAccount('body', options)) })
 }

@@ -54,9 +54,9 @@ const refusals = {
   }
 }
 
-/** `GET /credits`. `mustName`: there is no default user. */
-export const readSchema = (mustName: boolean): RouteSchema => ({
-  operationId: 'getCredits',
+/** `GET /credits` under `prefix`. `mustName`: there is no default user. */
+export const readSchema = (mustName: boolean, prefix: string): RouteSchema => ({
+  operationId: operationId('getCredits', prefix),
   summary: 'Balance and usage history',
   description: 'The balance of an account and its daily usage, newest day first. The account is created on first access.',
   tags: ['credits'],
@@ -71,13 +71,14 @@ export const readSchema = (mustName: boolean): RouteSchema => ({
   }
 })
 
-/** `POST /credits/deduct`. `mustName`: there is no default user. */
-export const deductSchema = (mustName: boolean): RouteSchema => ({
-  operationId: 'deductCredits',
+/** `POST /credits/deduct` under `prefix`. `mustName`: there is no default user. */
+export const deductSchema = (mustName: boolean, prefix: string): RouteSchema => ({
+  operationId: operationId('deductCredits', prefix),
   summary: 'Deduct credits',
   description: 'Spends credits of an account, all or nothing. With an Idempotency-Key a repeated request is charged once.',
   tags: ['credits'],
   headers: DeductHeaders,
+  querystring: NoQuery,
   body: deductBody(mustName),
   response: {
     200: {
@@ -96,6 +97,9 @@ export const deductSchema = (mustName: boolean): RouteSchema => ({
 /** The headers of `POST /credits/deduct`. */
 export const DeductHeaders = Type.Object({ 'idempotency-key': Type.Optional(IdempotencyKey) })
 
+/** The query of `POST /credits/deduct`, which has none: an account named there would not be the one charged. */
+export const NoQuery = Type.Object({}, { additionalProperties: false })
+
 /** The query of `GET /credits`. */
 export const readQuery = (mustName: boolean) => Type.Object({
   user_id: account(mustName),
@@ -109,6 +113,12 @@ export const deductBody = (mustName: boolean) => Type.Object({
   operation: Operation,
   metadata: Type.Optional(MetadataField)
 }, { additionalProperties: false })
+
+// Unique in a document also where the plugin is registered several times: 'getCredits' under '/api', else with the
+// prefix in it.
+function operationId (name: string, prefix: string) {
+  return prefix === '/api' ? name : `${name}${prefix.replace(/\W+/g, '_') || '_'}`
+}
 
 function account (mustName: boolean): TUnsafe<string> {
   return mustName ? UserId : Type.Optional(UserId)

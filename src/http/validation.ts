@@ -1,3 +1,4 @@
+import { parse } from 'node:querystring'
 import { createError } from '@fastify/error'
 import type { TSchema } from '@sinclair/typebox'
 import type { FastifyRequest, FastifySchemaCompiler } from 'fastify'
@@ -26,12 +27,25 @@ export function strictValidator (parts: Record<string, TSchema>): FastifySchemaC
   }
 }
 
-/** Refuses a query with malformed percent-encoding, which Fastify would take as it stands: '%FF' is no user. */
-export async function refuseMalformedQuery (request: FastifyRequest): Promise<void> {
-  const [, query = ''] = request.url.split('?')
+// ';' too, as hosts may have set `useSemicolonDelimiter`.
+const QUERY_DELIMITER = /[?#;]/
+
+/** The path of a URL, and its query as it was sent. */
+export function splitUrl (url: string): { path: string, query: string } {
+  const [path = ''] = url.split(QUERY_DELIMITER, 1)
+  return { path, query: url.slice(path.length + 1) }
+}
+
+/**
+ * Reads the query anew, whatever parser the host has set: one that keeps the last of two values hides that a parameter
+ * was given twice. Malformed percent-encoding is refused, which Fastify would take as it stands: '%FF' is no user.
+ */
+export async function readQueryStrictly (request: FastifyRequest): Promise<void> {
+  const { query } = splitUrl(request.url)
   try {
     decodeURIComponent(query)
   } catch {
     throw validationError('querystring', '', 'must be percent-encoded UTF-8')
   }
+  request.query = parse(query, '&', '=', { maxKeys: 0 })
 }

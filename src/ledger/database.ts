@@ -64,14 +64,19 @@ export class Database {
       : within(deadline, this.runOnClient(client, statement, deadline)))
   }
 
-  /** Lends a connection without a time limit, for migrations. */
+  /** Lends a connection that answers without a time limit, for migrations. */
   async lend<T> (work: (connection: Connection) => Promise<T>): Promise<T> {
-    return await this.track(this.use(Infinity, work))
+    const deadline = performance.now() + this.options.timeout
+    return await this.track(this.use(deadline, async connection => {
+      await within(deadline, connection.query({ text: 'select' }))
+      return await work(connection)
+    }, Infinity))
   }
 
   /** Checks that the database is one that this library can work with; once, unless it fails. */
   async start (deadline = performance.now() + this.options.timeout): Promise<DatabaseFacts> {
-    this.starting ??= this.use(deadline, connection => start(asQueryable(connection), this.options.timeZone))
+    this.starting ??= this.use(deadline, connection =>
+      runReadCommitted(connection, () => start(asQueryable(connection), this.options.timeZone)))
     try {
       return await within(deadline, this.starting)
     } catch (error) {
@@ -109,12 +114,14 @@ export class Database {
   }
 
   // One that fails or is late is closed and not given back, so that the pool never runs dry.
-  private async use<T> (deadline: number, work: (connection: Connection) => Promise<T>): Promise<T> {
+  private async use<T> (
+    deadline: number, work: (connection: Connection) => Promise<T>, workDeadline = deadline
+  ): Promise<T> {
     const connection = await this.connect(deadline)
     connection.on('error', ignore)
     let broken = false
     try {
-      return await within(deadline, work(connection))
+      return await within(workDeadline, work(connection))
     } catch (error) {
       broken = isConnectionLost(error) || error instanceof UnavailableError
       throw error
@@ -138,7 +145,7 @@ export class Database {
   private async run (connection: Connection, { name, text, values }: Statement, strictIsolation: boolean, deadline: number) {
     const query = { text, values: values(lockTimeout(deadline)), ...this.options.prepare && { name } }
     const { rows: [row] } = strictIsolation
-      ? await runReadCommitted(connection, query)
+      ? await runReadCommitted(connection, () => connection.query(query))
       : await connection.query(query)
     return row
   }
@@ -162,10 +169,10 @@ function lockTimeout (deadline: number) {
   return Math.max(1, Math.floor((deadline - performance.now()) * SHARE_OF_TIME_FOR_LOCKS))
 }
 
-async function runReadCommitted (connection: Connection, query: Parameters<Connection['query']>[0]) {
+async function runReadCommitted<T> (connection: Connection, work: () => Promise<T>): Promise<T> {
   await connection.query({ text: 'begin isolation level read committed' })
   try {
-    const result = await connection.query(query)
+    const result = await work()
     const { command } = await connection.query({ text: 'commit' })
     if (command !== 'COMMIT') throw new Error(`COMMIT was answered with ${command}`)
     return result

@@ -2,7 +2,7 @@ import { Kind, Type, TypeRegistry, type TSchema } from '@sinclair/typebox'
 import { TypeCompiler, ValueErrorType } from '@sinclair/typebox/compiler'
 import { decodeCursor } from './cursor.js'
 import { isText } from './text.js'
-import { isMetadata, MAX_METADATA_BYTES, type Metadata } from './metadata.js'
+import { isMetadata, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, type Metadata } from './metadata.js'
 
 // The fields that callers send. JSON Schema cannot say all that is asked of them (code points, lone surrogates, bytes),
 // so each is a TypeBox kind with a check of its own: one definition for the routes, the methods and the OpenAPI document.
@@ -57,8 +57,8 @@ export const Milliseconds = whole('milliseconds', 1, 2 ** 31 - 1, 'Milliseconds'
 export const MetadataField = field<Metadata>('metadata',
   { type: 'object', additionalProperties: true, description: 'Facts about the usage, at most 8 KiB of JSON' },
   isMetadata,
-  `must be an object of at most ${MAX_METADATA_BYTES} bytes of JSON, without NUL, lone surrogates, numbers that JSON ` +
-  'cannot hold, and the key __proto__')
+  `must be an object of at most ${MAX_METADATA_BYTES} bytes of JSON and ${MAX_METADATA_DEPTH} levels, without NUL, ` +
+  'lone surrogates, numbers that JSON cannot hold, and the key __proto__')
 
 /** Where a page of history begins, as an earlier page said. */
 export const Cursor = field<string>('cursor',

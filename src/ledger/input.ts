@@ -36,10 +36,21 @@ export function resolveUserId (userId: string | undefined, defaultUser: string |
 }
 
 function checker<T> (properties: TProperties) {
+  const names = Object.keys(properties)
   const problemOf = compile(Type.Object(properties, { additionalProperties: false }) as TSchema)
   return (input: unknown): T => {
-    const problem = problemOf(input)
+    const fields = read(input, names)
+    const problem = problemOf(fields)
     if (problem !== undefined) throw new InvalidInputError(problem.field || 'input', problem.problem)
-    return input as T
+    return fields as T
   }
+}
+
+// Each field is read once, so that what is checked is what is used, and inherited ones too: an object of a class may
+// have a userId that is none of its own properties. Of the others only the names matter.
+function read (input: unknown, names: string[]) {
+  if (typeof input !== 'object' || input === null || Array.isArray(input)) return input
+  const unknown = Object.keys(input).filter(name => !names.includes(name)).map(name => [name, undefined])
+  const known = names.filter(name => name in input).map(name => [name, (input as Record<string, unknown>)[name]])
+  return Object.fromEntries([...unknown, ...known])
 }

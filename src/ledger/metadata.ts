@@ -6,6 +6,9 @@ export type Metadata = Record<string, unknown>
 /** The longest metadata, in bytes of JSON in UTF-8. */
 export const MAX_METADATA_BYTES = 8192
 
+/** The deepest metadata, in levels: half of what JSON.stringify can do on Node.js's default stack. */
+export const MAX_METADATA_DEPTH = 2048
+
 /**
  * Whether the value is an object that JSON, PostgreSQL's jsonb and a JavaScript reader all hold unchanged. As in
  * `JSON.stringify`, an undefined property is absent and a Date (or anything with toJSON) is what it says it is.
@@ -14,20 +17,29 @@ export function isMetadata (value: unknown): value is Metadata {
   return isObject(value) && isJson(value) && Buffer.byteLength(JSON.stringify(value)) <= MAX_METADATA_BYTES
 }
 
-// A loop and a list, because 8 KiB can nest deeper than the call stack goes. Each value is at least a byte of JSON, so
+// A loop over levels, because 8 KiB can nest deeper than the call stack goes. Each value is at least a byte of JSON, so
 // whatever has more of them, a circular reference too, is too large.
 function isJson (root: unknown) {
-  const values = [root]
-  for (let seen = 0; values.length > 0; seen++) {
-    const value = values.pop()
-    if (seen > MAX_METADATA_BYTES) return false
-    if (Array.isArray(value)) values.push(...value)
-    else if (typeof value === 'object' && value !== null) {
-      if (!isObject(value) || !Object.keys(value).every(key => isSafeKey(key, value))) return false
-      values.push(...Object.values(value).filter(item => item !== undefined).map(asJson))
-    } else if (!isJsonScalar(value)) return false
+  let level = [root]
+  for (let depth = 0, seen = 1; level.length > 0; depth++) {
+    if (depth >= MAX_METADATA_DEPTH) return false
+    const next: unknown[] = []
+    for (const value of level) {
+      const parts = partsOf(value)
+      if (parts === undefined || (seen += parts.length) > MAX_METADATA_BYTES) return false
+      next.push(...parts)
+    }
+    level = next
   }
   return true
+}
+
+// What is inside a value; undefined where JSON would not hold it. A hole of an array is an undefined in it.
+function partsOf (value: unknown): unknown[] | undefined {
+  if (isJsonScalar(value)) return []
+  if (Array.isArray(value)) return value.length > MAX_METADATA_BYTES ? undefined : Array.from(value, asJson)
+  if (!isObject(value) || !Object.keys(value).every(key => isSafeKey(key, value))) return undefined
+  return Object.values(value).filter(item => item !== undefined).map(asJson)
 }
 
 function isJsonScalar (value: unknown) {

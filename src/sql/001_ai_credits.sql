@@ -4,7 +4,7 @@
 -- It is one transaction; a second run stops at ai_credit_migrations_pkey and changes nothing.
 -- Two tables that were there before (INTEGER, SERIAL, TIMESTAMP, with rows) are upgraded in place.
 
-begin;
+begin isolation level read committed;
 
 -- Several processes start at once: the others wait here, then find the migration recorded.
 select pg_advisory_xact_lock(hashtextextended('fastify-ai-credits', 0));
@@ -214,10 +214,15 @@ declare
   account ai_credits;
 begin
   perform set_config('lock_timeout', p_lock_timeout::text, true);
-  insert into ai_credits (user_id, total_credits, opening_total)
-  values (p_user_id, (p_allowance->>'credits')::bigint, (p_allowance->>'credits')::bigint)
+  insert into ai_credits (user_id, total_credits, opening_total, created_at, updated_at)
+  values (p_user_id, (p_allowance->>'credits')::bigint, (p_allowance->>'credits')::bigint,
+    statement_timestamp(), statement_timestamp())
   on conflict (user_id) do nothing;
   select * into strict account from ai_credits where user_id = p_user_id for update;
+  -- PostgreSQL's limit is one for each lock on the way, and a queue has several: late is late, however it came about.
+  if clock_timestamp() > statement_timestamp() + p_lock_timeout * interval '1 millisecond' then
+    raise lock_not_available using message = 'canceling statement due to lock timeout';
+  end if;
   return account;
 end
 $$;
@@ -239,11 +244,10 @@ begin
 end
 $$;
 
--- Writes a change of a locked account: the account as given, one usage record, and its share of daily usage.
-create function ai_credit_post(
-  p_account ai_credits, p_kind varchar, p_credits bigint, p_operation varchar, p_metadata jsonb,
-  p_idempotency_key varchar, p_request_hash bytea, p_time_zone varchar
-) returns bigint
+-- Writes a change of a locked account: the account as given, one usage record (its seq, time and balance are the
+-- account's), and the record's share of daily usage. Answers the record's id.
+create function ai_credit_post(p_account ai_credits, p_record ai_credit_usage, p_time_zone varchar)
+returns bigint
 language plpgsql as $$
 declare
   record_id bigint;
@@ -255,13 +259,14 @@ begin
 
   insert into ai_credit_usage (user_id, seq, kind, credits_used, operation, metadata, created_at,
     total_after, used_after, held_after, idempotency_key, request_hash)
-  values (p_account.user_id, p_account.seq, p_kind, p_credits, p_operation, p_metadata, p_account.updated_at,
-    p_account.total_credits, p_account.used_credits, p_account.held_credits, p_idempotency_key, p_request_hash)
+  values (p_account.user_id, p_account.seq, p_record.kind, p_record.credits_used, p_record.operation,
+    p_record.metadata, p_account.updated_at, p_account.total_credits, p_account.used_credits,
+    p_account.held_credits, p_record.idempotency_key, p_record.request_hash)
   returning id into record_id;
 
   insert into ai_credit_daily_usage as daily (user_id, day, operation, metadata_hash, metadata, used_credits)
-  values (p_account.user_id, (p_account.updated_at at time zone p_time_zone)::date, p_operation,
-    ai_credit_hash(p_metadata), p_metadata, p_credits)
+  values (p_account.user_id, (p_account.updated_at at time zone p_time_zone)::date, p_record.operation,
+    ai_credit_hash(p_record.metadata), p_record.metadata, p_record.credits_used)
   on conflict (user_id, day, operation, metadata_hash)
   do update set used_credits = daily.used_credits + excluded.used_credits;
 
@@ -279,15 +284,20 @@ create function ai_credit_deduct(
 language plpgsql as $$
 declare
   account ai_credits := ai_credit_lock(p_user_id, p_allowance, p_lock_timeout);
-  request_hash bytea;
+  record ai_credit_usage;
   earlier ai_credit_usage;
 begin
+  record.kind := 'deduct';
+  record.credits_used := p_credits;
+  record.operation := p_operation;
+  record.metadata := p_metadata;
   if p_idempotency_key is not null then
-    request_hash := ai_credit_hash(jsonb_build_array(p_credits, p_operation, p_metadata));
+    record.idempotency_key := p_idempotency_key;
+    record.request_hash := ai_credit_hash(jsonb_build_array(p_credits, p_operation, p_metadata));
     select * into earlier from ai_credit_usage
     where user_id = p_user_id and kind = 'deduct' and idempotency_key = p_idempotency_key;
     if found then
-      verdict := case when earlier.request_hash = request_hash then 'replayed' else 'conflict' end;
+      verdict := case when earlier.request_hash = record.request_hash then 'replayed' else 'conflict' end;
       record_id := earlier.id;
       total := earlier.total_after;
       used := earlier.used_after;
@@ -302,8 +312,7 @@ begin
     verdict := 'accepted';
     account.used_credits := account.used_credits + p_credits;
     account.seq := account.seq + 1;
-    record_id := ai_credit_post(account, 'deduct', p_credits, p_operation, p_metadata,
-      p_idempotency_key, request_hash, p_time_zone);
+    record_id := ai_credit_post(account, record, p_time_zone);
   end if;
   total := account.total_credits;
   used := account.used_credits;
