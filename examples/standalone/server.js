@@ -25,6 +25,7 @@ export async function build ({ databaseUrl, dataDir = fileURLToPath(new URL('dat
   app.register(postgres, database.pool)
 
   app.register(swagger, {
+    refResolver: { buildLocalReference: schema => String(schema.$id) }, // schemas keep their names
     openapi: {
       openapi: '3.0.3',
       info: {

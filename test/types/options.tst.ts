@@ -1,0 +1,81 @@
+import type { FastifyRequest } from 'fastify'
+import Fastify from 'fastify'
+import { describe, expect, test } from 'tstyche'
+import credits, { fastifyAiCredits, type FastifyAiCreditsOptions, type Identity } from '../../src/index.js'
+
+const app = Fastify()
+declare const signIn: (request: FastifyRequest) => Promise<void>
+const options = (options: FastifyAiCreditsOptions) => options
+
+describe('the options', () => {
+  test('all may be left out', () => {
+    expect(app.register).type.toBeCallableWith(credits)
+    expect(app.register).type.toBeCallableWith(fastifyAiCredits, {})
+    expect(app.register).type.toBeCallableWith(credits, { allowance: 500, prefix: '/gw' })
+  })
+
+  test('are what they are said to be', () => {
+    expect<Required<Omit<FastifyAiCreditsOptions, 'routes' | 'identify'>>>().type.toBe<{
+      prefix: string
+      defaultUser: string | null
+      allowance: number
+      pg: string
+      connectionString: string
+      migrate: boolean
+      sampleData: boolean
+      historyDays: number
+      historyLimit: number
+      timeZone: string
+      timeout: number
+      prepare: boolean
+    }>()
+  })
+
+  test('hold no others', () => {
+    expect(options).type.not.toBeCallableWith({ allowence: 500 })
+    expect(app.register).type.not.toBeCallableWith(credits, { allowence: 500 })
+  })
+
+  test('are not converted', () => {
+    expect(options).type.not.toBeCallableWith({ allowance: '500' })
+    expect(options).type.not.toBeCallableWith({ allowance: 500n })
+    expect(options).type.not.toBeCallableWith({ prefix: null })
+    expect(options).type.not.toBeCallableWith({ migrate: 'yes' })
+  })
+})
+
+describe('routes', () => {
+  test('are on, off, or have options of the host', () => {
+    expect(options).type.toBeCallableWith({ routes: false })
+    expect(options).type.toBeCallableWith({ routes: { deduct: false } })
+    expect(options).type.toBeCallableWith({ routes: { read: true, deduct: { onRequest: signIn, config: {}, constraints: {} } } })
+    expect(options).type.toBeCallableWith({ routes: { deduct: { preValidation: [signIn], preHandler: signIn } } })
+  })
+
+  test('have no others, and only options that guard', () => {
+    expect(options).type.not.toBeCallableWith({ routes: { write: false } })
+    expect(options).type.not.toBeCallableWith({ routes: { deduct: { schema: {} } } })
+    expect(options).type.not.toBeCallableWith({ routes: { deduct: { onRequest: 'signIn' } } })
+  })
+})
+
+describe('identify', () => {
+  test('answers who asks, now or later', () => {
+    expect(options).type.toBeCallableWith({ identify: () => 'ann' })
+    expect(options).type.toBeCallableWith({ identify: async () => null })
+    expect(options).type.toBeCallableWith({ identify: () => undefined })
+    expect(options).type.toBeCallableWith({ identify: () => ({ any: true } as const) })
+    expect<Identity>().type.toBe<string | { any: true } | null | undefined>()
+  })
+
+  test('is given the request', () => {
+    expect<Parameters<NonNullable<FastifyAiCreditsOptions['identify']>>>().type.toBe<[request: FastifyRequest]>()
+  })
+
+  test('answers nothing else', () => {
+    expect(options).type.not.toBeCallableWith({ identify: () => 17 })
+    expect(options).type.not.toBeCallableWith({ identify: () => ['ann'] })
+    expect(options).type.not.toBeCallableWith({ identify: () => ({ any: false }) })
+    expect(options).type.not.toBeCallableWith({ identify: 'ann' })
+  })
+})
