@@ -6,6 +6,9 @@ import { originalTables } from './helper/original-tables.js'
 import { dumpDatabase, dumpSchema } from './helper/schema-dump.js'
 
 t.test('balances, records and ids survive', async t => {
+  const nothing = {
+    held_credits: '0', spent_before: '0', allocated: '0', opening_used: '0', overdraft: '0', seq: '0', due: 'infinity'
+  }
   const app = await adopt(t, `
     insert into ai_credits values
       ('ann', 5000, 300, '2024-01-02 03:04:05.678901', '2024-02-03 04:05:06'), ('bob', 10, 0, '2024-01-01', '2024-01-01');
@@ -16,7 +19,8 @@ t.test('balances, records and ids survive', async t => {
   t.strictSame(await getBalance(app, 'bob'), { available: 10, total: 10, used: 0 })
   t.strictSame(await rows(app, `
     select user_id, total_credits, used_credits, created_at at time zone 'UTC' || '' as created,
-      updated_at at time zone 'UTC' || '' as updated, held_credits, spent_before, allocated, overdraft, seq, due_at || '' as due
+      updated_at at time zone 'UTC' || '' as updated, held_credits, spent_before, allocated, opening_total, opening_used,
+      overdraft, seq, due_at || '' as due
     from ai_credits order by user_id`), [
     {
       user_id: 'ann',
@@ -24,7 +28,7 @@ t.test('balances, records and ids survive', async t => {
       used_credits: '300',
       created: '2024-01-02 03:04:05.678901',
       updated: '2024-02-03 04:05:06',
-      ...{ held_credits: '0', spent_before: '0', allocated: '0', overdraft: '0', seq: '2', due: 'infinity' }
+      ...{ ...nothing, opening_total: '5000', seq: '2' }
     },
     {
       user_id: 'bob',
@@ -32,7 +36,7 @@ t.test('balances, records and ids survive', async t => {
       used_credits: '0',
       created: '2024-01-01 00:00:00',
       updated: '2024-01-01 00:00:00',
-      ...{ held_credits: '0', spent_before: '0', allocated: '0', overdraft: '0', seq: '0', due: 'infinity' }
+      ...{ ...nothing, opening_total: '10' }
     }
   ])
   const common = { user_id: 'ann', kind: 'deduct', total_after: '5000', held_after: '0', idempotency_key: null, request_hash: null }
@@ -110,11 +114,12 @@ t.test('used_credits is kept where it differs from the records', async t => {
     insert into ai_credit_usage (user_id, credits_used, operation, created_at) values
       ('more', 100, 'chat', '2024-01-01'), ('more', 200, 'chat', '2024-01-02'),
       ('less', 100, 'chat', '2024-01-01'), ('less', 200, 'chat', '2024-01-02')`)
-  t.strictSame(await rows(app, 'select user_id, used_credits, spent_before, seq from ai_credits order by user_id'), [
-    { user_id: 'clean', used_credits: '0', spent_before: '0', seq: '0' },
-    { user_id: 'less', used_credits: '50', spent_before: '250', seq: '2' },
-    { user_id: 'more', used_credits: '500', spent_before: '-200', seq: '2' },
-    { user_id: 'none', used_credits: '70', spent_before: '-70', seq: '0' }
+  t.strictSame(await rows(app, `
+    select user_id, used_credits, spent_before, allocated, opening_used, seq from ai_credits order by user_id`), [
+    { user_id: 'clean', used_credits: '0', spent_before: '0', allocated: '0', opening_used: '0', seq: '0' },
+    { user_id: 'less', used_credits: '50', spent_before: '250', allocated: '250', opening_used: '-250', seq: '2' },
+    { user_id: 'more', used_credits: '500', spent_before: '-200', allocated: '-200', opening_used: '200', seq: '2' },
+    { user_id: 'none', used_credits: '70', spent_before: '-70', allocated: '-70', opening_used: '70', seq: '0' }
   ])
   t.strictSame(await rows(app, 'select user_id, seq, used_after from ai_credit_usage order by user_id, seq'), [
     { user_id: 'less', seq: '1', used_after: '-150' },

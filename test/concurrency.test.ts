@@ -65,6 +65,22 @@ for (const isolation of ['read committed', 'repeatable read', 'serializable']) {
   })
 }
 
+for (const isolation of ['read committed', 'repeatable read', 'serializable']) {
+  t.test(`ledgers that settle the time zone at once agree (${isolation})`, async t => {
+    const connectionString = await createDatabase(t)
+    const pool = createPool(t, connectionString)
+    await createLedger(pool).migrate()
+    await setDefaultIsolation(pool, isolation)
+    const pools = Array.from({ length: 20 }, () => createPool(t, connectionString, { max: 1 }))
+    await Promise.all(pools.map(pool => pool.query('select')))
+    for (let round = 0; round < 10; round++) {
+      await pool.query('delete from ai_credit_settings')
+      await Promise.all(pools.map(pool => createLedger(pool).migrate()))
+    }
+    t.strictSame((await pool.query('select * from ai_credit_settings')).rows, [{ name: 'time_zone', value: 'UTC' }])
+  })
+}
+
 async function setDefaultIsolation (pool: pg.Pool, isolation: string) {
   const { rows: [{ name }] } = await pool.query('select current_database() as name')
   await pool.query(`alter database ${name} set default_transaction_isolation to '${isolation}'`)

@@ -44,7 +44,8 @@ async function get (app: FastifyInstance, query: string) {
 /** Nothing was charged, and no account was created. What is there after all goes, so that the next check is fair. */
 async function untouched (t: Test, app: FastifyInstance, title: string) {
   const { rows } = await app.pg.query(`with usage as (delete from ai_credit_usage returning user_id),
-    daily as (delete from ai_credit_daily_usage returning user_id), account as (delete from ai_credits returning user_id)
+    daily as (delete from ai_credit_daily_usage returning user_id),
+    account as (delete from ai_credits returning user_id)
     select user_id from usage union all select user_id from daily union all select user_id from account`)
   t.strictSame(rows, [], `${title}: nothing is charged or created`)
 }
@@ -76,7 +77,8 @@ async function refusedQueries (t: Test, rows: Row[]) {
 
 t.test('credits that are no whole number from 1 to 2^53 - 1 are refused', async t => {
   const values = [
-    'true', 'false', 'null', '"100"', '"1e2"', '""', '[4]', '[]', '{}', '1.5', '0.1', '0', '-0', '-1', '-1.5', '1e400', '-1e400',
+    'true', 'false', 'null', '"100"', '"1e2"', '""', '[4]', '[]', '{}', '1.5', '0.1', '0', '-0', '-1', '-1.5',
+    '1e400', '-1e400',
     '9007199254740992', '9007199254740993', '1e16', '1e308', '5e-324'
   ]
   await refusedBodies(t, [
@@ -128,7 +130,8 @@ t.test('no operation is refused', async t => {
 t.test('user_id and operation may be any text of 255 code points', async t => {
   const app = await buildGateway(t)
   const texts = ['x'.repeat(255), '😀'.repeat(255), `${'x'.repeat(254)}😀`, ' ', '\u0001', '\u2028', '\ufffd', '\uffff', '0', 'null',
-    '__proto__', 'constructor', 'prototype', 'toString', 'hasOwnProperty', '%', '%00', "'; drop table ai_credits; --", 'é', 'e\u0301']
+    '__proto__', 'constructor', 'prototype', 'toString', 'hasOwnProperty', '%', '%00', "'; drop table ai_credits; --",
+    'é', 'e\u0301']
   for (const [index, word] of texts.entries()) {
     const reply = await postDeduct(app, { user_id: word, credits: 3, operation: word })
     t.equal(reply.statusCode, 200, `text ${index} is accepted`)
@@ -154,7 +157,10 @@ t.test('a malformed user_id in the query is refused', async t => {
 })
 
 t.test('an unknown query parameter is refused', async t => {
-  const names = ['userid', 'User_id', 'USER_ID', 'user_id[]', 'user_id[0]', 'user-id', 'user_id ', '__proto__', 'constructor', 'toString', 'limit', 'days']
+  const names = [
+    'userid', 'User_id', 'USER_ID', 'user_id[]', 'user_id[0]', 'user-id', 'user_id ', '__proto__', 'constructor',
+    'toString', 'limit', 'days'
+  ]
   await refusedQueries(t, [
     ...names.map((name): Row => [name, `${encodeURIComponent(name)}=ann`, /^querystring\/\S.* is not a known field/]),
     ['besides a known one', 'user_id=ann&days=3', /^querystring\/days is not a known field/],
@@ -164,7 +170,8 @@ t.test('an unknown query parameter is refused', async t => {
 
 t.test('a query that is no percent-encoded UTF-8 is refused', async t => {
   const queries = [
-    'user_id=%', 'user_id=%4', 'user_id=%zz', 'user_id=%FF', 'user_id=%C3', 'user_id=%C0%80', 'user_id=%ED%A0%80', 'user_id=a%E0%A4%A',
+    'user_id=%', 'user_id=%4', 'user_id=%zz', 'user_id=%FF', 'user_id=%C3', 'user_id=%C0%80', 'user_id=%ED%A0%80',
+    'user_id=a%E0%A4%A',
     '%FF=ann', 'user_id=ann&%', 'user_id=ann?%FF'
   ]
   await refusedQueries(t, queries.map((query): Row => [query, query, /^querystring must be percent-encoded UTF-8/]))
@@ -180,8 +187,10 @@ t.test('raw bytes in a query are not taken for Latin-1', async t => {
 t.test('a query means what it says, character for character', async t => {
   const app = await buildGateway(t)
   const rows = [
-    ['user_id=a?b', 'a?b'], ['user_id=a=b', 'a=b'], ['user_id=a+b', 'a b'], ['user_id=a%2Bb', 'a+b'], ['user_id=a%26b', 'a&b'], ['user_id=5', '5'],
-    ['user_id=true', 'true'], ['user%5Fid=ann', 'ann'], ['&user_id=bob&', 'bob'], ['', 'default_user'], ['user_id=%F0%9F%98%80', '😀']
+    ['user_id=a?b', 'a?b'], ['user_id=a=b', 'a=b'], ['user_id=a+b', 'a b'], ['user_id=a%2Bb', 'a+b'],
+    ['user_id=a%26b', 'a&b'], ['user_id=5', '5'],
+    ['user_id=true', 'true'], ['user%5Fid=ann', 'ann'], ['&user_id=bob&', 'bob'], ['', 'default_user'],
+    ['user_id=%F0%9F%98%80', '😀']
   ] as const
   for (const [query, userId] of rows) {
     t.equal((await get(app, query)).statusCode, 200, query)
@@ -205,7 +214,9 @@ t.test('the next page is the same account\'s, whatever its name', async t => {
 })
 
 t.test('a forged cursor is refused', async t => {
-  const forged = ['', 'x', '!!!', 'null', Buffer.from('[]').toString('base64url'), Buffer.from('null').toString('base64url')]
+  const forged = [
+    '', 'x', '!!!', 'null', Buffer.from('[]').toString('base64url'), Buffer.from('null').toString('base64url')
+  ]
   await refusedQueries(t, [
     ...forged.map((cursor): Row => [`cursor '${cursor}'`, `cursor=${cursor}`, /^querystring\/cursor must be the cursor of an earlier page/]),
     ['twice', 'cursor=a&cursor=b', /^querystring\/cursor/]
@@ -214,7 +225,8 @@ t.test('a forged cursor is refused', async t => {
 
 t.test('an unknown field of the body is refused: a misspelt user_id never charges the default user', async t => {
   const names = [
-    'userid', 'userId', 'user-id', 'User_id', 'user_id ', 'user', '', 'amount', 'idempotency_key', 'client', 'toString', 'constructor', 'hasOwnProperty',
+    'userid', 'userId', 'user-id', 'User_id', 'user_id ', 'user', '', 'amount', 'idempotency_key', 'client',
+    'toString', 'constructor', 'hasOwnProperty',
     'us\\u0435r_id', '\\u0000', lone, 'a/b~c'
   ]
   await refusedBodies(t, names.map((name): Row => [`field '${name}'`, deductJson({ [name]: '"ann"' }), /^body.* is not a known field/s]))
@@ -243,7 +255,8 @@ t.test('metadata that is no object is refused', async t => {
 
 t.test('metadata that PostgreSQL or JSON cannot hold is refused, at any depth', async t => {
   const values = [
-    '{"a":"\\u0000"}', '{"\\u0000":1}', `{"a":"${lone}"}`, `{"${lone}":1}`, '{"a":{"b":["x","\\udfff"]}}', '{"a":[{"b\\u0000":1}]}',
+    '{"a":"\\u0000"}', '{"\\u0000":1}', `{"a":"${lone}"}`, `{"${lone}":1}`, '{"a":{"b":["x","\\udfff"]}}',
+    '{"a":[{"b\\u0000":1}]}',
     `{"a":[[[{"b":{"${lone}":1}}]]]}`, '{"a":1e400}', '{"a":-1e400}', '{"a":[[1e309]]}', '{"a":{"b":1e999}}'
   ]
   await refusedBodies(t, values.map((value): Row => [value, deductJson({ metadata: value }), /^body\/metadata must be an object/]))
@@ -268,8 +281,10 @@ t.test('metadata over 8 KiB of UTF-8 is refused, and of 8 KiB is not', async t =
 
 t.test('keys that reach a prototype are refused, at any depth', async t => {
   const rows = [
-    '{"__proto__":1}', '{"__proto__":null}', '{"__proto__":{"user_id":"ann"}}', '{"a":[{"b":{"__proto__":{}}}]}', '{"\\u005f_proto__":1}',
-    '{"\\u005F\\u005Fproto\\u005f\\u005f" :1}', '{"constructor":{"prototype":{}}}', '{"a":[{"constructor":{"prototype":null}}]}',
+    '{"__proto__":1}', '{"__proto__":null}', '{"__proto__":{"user_id":"ann"}}', '{"a":[{"b":{"__proto__":{}}}]}',
+    '{"\\u005f_proto__":1}',
+    '{"\\u005F\\u005Fproto\\u005f\\u005f" :1}', '{"constructor":{"prototype":{}}}',
+    '{"a":[{"constructor":{"prototype":null}}]}',
     '{"c\\u006fnstructor":{"prototype":1}}', `{"a":${nested(1000, '[', ']', '{"__proto__":1}')}}`
   ]
   const named = /Body is not valid JSON|forbidden prototype property/
@@ -343,7 +358,8 @@ t.test('metadata nested 2048 levels deep, or as deep as 8 KiB of objects allow, 
 t.test('metadata that nests deeper or lists more is refused, up to the largest body', async t => {
   const named = /^body\/metadata must be an object of at most 8192 bytes of JSON and 2048 levels/
   const rows = [
-    `{"a":${nested(2048, '[', ']')}}`, `{"a":${nested(4093, '[', ']')}}`, `{"a":${nested(32_000, '[', ']')}}`, nested(10_000, '{"a":', '}', '1'),
+    `{"a":${nested(2048, '[', ']')}}`, `{"a":${nested(4093, '[', ']')}}`, `{"a":${nested(32_000, '[', ']')}}`,
+    nested(10_000, '{"a":', '}', '1'),
     `{"a":[${'1,'.repeat(32_000)}1]}`, `{${'"a":1,'.repeat(5000)}"b":[${'[],'.repeat(9000)}1]}`
   ]
   await refusedBodies(t, rows.map((metadata, index): Row => [`metadata ${index}`, deductJson({ metadata }), named]))
@@ -383,9 +399,12 @@ t.test('a body that is no JSON object is refused', async t => {
 
 t.test('a body that is no JSON is refused', async t => {
   const bodies = [
-    '{', deductJson().slice(0, -1), `${deductJson()}x`, '{credits:1}', "{'credits':1}", '{"credits":NaN}', '{"credits":0x10,"operation":"chat"}',
-    '{"credits":+1}', '{"credits":01}', '{"credits":1,}', 'undefined', 'credits=1&operation=chat', ' ', '\ufeff', `\ufeff\ufeff${deductJson()}`,
-    `${deductJson()}\u0000`, deductJson({ operation: '"a\u0000b"' }), deductJson({ operation: '"a\nb"' }), deductJson({ operation: '"\\x41"' })
+    '{', deductJson().slice(0, -1), `${deductJson()}x`, '{credits:1}', "{'credits':1}", '{"credits":NaN}',
+    '{"credits":0x10,"operation":"chat"}',
+    '{"credits":+1}', '{"credits":01}', '{"credits":1,}', 'undefined', 'credits=1&operation=chat', ' ', '\ufeff',
+    `\ufeff\ufeff${deductJson()}`,
+    `${deductJson()}\u0000`, deductJson({ operation: '"a\u0000b"' }), deductJson({ operation: '"a\nb"' }),
+    deductJson({ operation: '"\\x41"' })
   ]
   await refusedBodies(t, bodies.map((body): Row => [JSON.stringify(body), body, /JSON/]), INVALID_JSON)
 })
@@ -420,7 +439,8 @@ t.test('no body is refused', async t => {
   const none = await app.inject({ method: 'POST', url: '/api/credits/deduct' })
   await refused(t, app, 'none', none, [400, VALIDATION, /^body must be an object/])
   const chunked = await overNetwork(app, {
-    method: 'POST', path: '/api/credits/deduct', headers: { 'content-type': 'application/json', 'transfer-encoding': 'chunked' }
+    method: 'POST', path: '/api/credits/deduct',
+    headers: { 'content-type': 'application/json', 'transfer-encoding': 'chunked' }
   })
   t.match([chunked.statusCode, JSON.parse(chunked.body).code], [400, 'FST_ERR_CTP_EMPTY_JSON_BODY'])
   await untouched(t, app, 'no body')
@@ -429,7 +449,8 @@ t.test('no body is refused', async t => {
 t.test('a body of another type than JSON is refused', async t => {
   const app = await buildGateway(t)
   const types = [
-    'text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'application/xml', 'application/jsonx', 'application/json5',
+    'text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'application/xml',
+    'application/jsonx', 'application/json5',
     'application/vnd.api+json', 'text/json', 'nonsense', '*/*', 'application/*', ',application/json', ''
   ]
   for (const type of types) {
@@ -443,7 +464,10 @@ t.test('a body of another type than JSON is refused', async t => {
 
 t.test('JSON is JSON in any case and with any parameter, and always UTF-8', async t => {
   const app = await buildGateway(t)
-  const types = ['APPLICATION/JSON', 'application/json;charset=utf-8', 'application/json; charset="UTF-8"', 'application/json; charset=latin1', 'application/json; a=b']
+  const types = [
+    'APPLICATION/JSON', 'application/json;charset=utf-8', 'application/json; charset="UTF-8"',
+    'application/json; charset=latin1', 'application/json; a=b'
+  ]
   for (const type of types) {
     const reply = await post(app, deductJson({ user_id: '"josé"' }), { 'content-type': type })
     t.equal(reply.statusCode, 200, type)
@@ -457,7 +481,8 @@ t.test('a body over 64 KiB is refused, and of 64 KiB is not', async t => {
   const over = await post(app, padded(65_537))
   await refused(t, app, '64 KiB and a byte', over, [413, 'FST_ERR_CTP_BODY_TOO_LARGE', /too large/])
   const chunked = await overNetwork(app, {
-    method: 'POST', path: '/api/credits/deduct', headers: { 'content-type': 'application/json', 'transfer-encoding': 'chunked' }
+    method: 'POST', path: '/api/credits/deduct',
+    headers: { 'content-type': 'application/json', 'transfer-encoding': 'chunked' }
   }, padded(65_537))
   t.match([chunked.statusCode, JSON.parse(chunked.body).code], [413, 'FST_ERR_CTP_BODY_TOO_LARGE'], 'of unknown length')
   await untouched(t, app, 'of unknown length')
@@ -483,10 +508,14 @@ t.test('other methods and paths charge nothing', async t => {
   const payload = deductJson()
   const headers = { 'content-type': 'application/json', 'content-length': String(payload.length) }
   const rows = [
-    ['PUT', '/api/credits/deduct'], ['PATCH', '/api/credits/deduct'], ['DELETE', '/api/credits/deduct'], ['GET', '/api/credits/deduct'],
-    ['HEAD', '/api/credits/deduct'], ['OPTIONS', '/api/credits/deduct'], ['POST', '/api/credits'], ['POST', '/api/credits/deduct/'],
-    ['POST', '//api/credits/deduct'], ['POST', '/api//credits/deduct'], ['POST', '/API/credits/deduct'], ['POST', '/api/credits%2Fdeduct'],
-    ['POST', '/credits/deduct'], ['GET', '/api/credits/'], ['GET', '//api/credits'], ['GET', '/api/credits/ann'], ['GET', '/api/credits&user_id=ann'],
+    ['PUT', '/api/credits/deduct'], ['PATCH', '/api/credits/deduct'], ['DELETE', '/api/credits/deduct'],
+    ['GET', '/api/credits/deduct'],
+    ['HEAD', '/api/credits/deduct'], ['OPTIONS', '/api/credits/deduct'], ['POST', '/api/credits'],
+    ['POST', '/api/credits/deduct/'],
+    ['POST', '//api/credits/deduct'], ['POST', '/api//credits/deduct'], ['POST', '/API/credits/deduct'],
+    ['POST', '/api/credits%2Fdeduct'],
+    ['POST', '/credits/deduct'], ['GET', '/api/credits/'], ['GET', '//api/credits'], ['GET', '/api/credits/ann'],
+    ['GET', '/api/credits&user_id=ann'],
     ['GET', '/api/credits%3Fuser_id=ann'], ['GET', '/api/credits;user_id=ann']
   ] as const
   for (const [method, path] of rows) {

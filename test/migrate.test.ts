@@ -6,7 +6,7 @@ import { promisify } from 'node:util'
 import type { FastifyInstance } from 'fastify'
 import type pg from 'pg'
 import t from 'tap'
-import credits, { type FastifyAiCreditsOptions } from '../src/index.js'
+import credits, { createLedger, type FastifyAiCreditsOptions } from '../src/index.js'
 import { migrations } from '../src/sql/index.js'
 import { buildGateway, buildHost, defaults, getBalance, postDeduct } from './helper/app.js'
 import { createDatabase, createPool } from './helper/database.js'
@@ -31,6 +31,15 @@ t.test('a second start changes nothing', async t => {
   const second = await buildGateway(t, { sampleData: true }, { connectionString })
   t.equal(await dumpDatabase(second.pg), before)
   t.strictSame(await getBalance(second), sampleData)
+})
+
+t.test('several that start at once all succeed', async t => {
+  const connectionString = await createDatabase(t)
+  const pools = Array.from({ length: 5 }, () => createPool(t, connectionString, { max: 1 }))
+  // With connections that are there already, they all find an empty database.
+  await Promise.all(pools.map(pool => pool.query('select')))
+  await Promise.all(pools.map(pool => createLedger(pool).migrate()))
+  t.strictSame((await pools[0]!.query('select id from ai_credit_migrations order by id')).rows, migrations.map(({ id }) => ({ id })))
 })
 
 t.test('without migrate, missing tables are an error that says what to run', async t => {

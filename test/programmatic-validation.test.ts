@@ -18,7 +18,8 @@ function nest (depth: number, wrap: (inner: unknown) => unknown, inner: unknown 
 /** Nothing was charged, and no account was created. What is there after all goes, so that the next check is fair. */
 async function untouched (t: Test, app: FastifyInstance, title: string) {
   const { rows } = await app.pg.query(`with usage as (delete from ai_credit_usage returning user_id),
-    daily as (delete from ai_credit_daily_usage returning user_id), account as (delete from ai_credits returning user_id)
+    daily as (delete from ai_credit_daily_usage returning user_id),
+    account as (delete from ai_credits returning user_id)
     select user_id from usage union all select user_id from daily union all select user_id from account`)
   t.strictSame(rows, [], `${title}: nothing is charged or created`)
 }
@@ -44,28 +45,37 @@ class Charge {
 
 // What is no string, for fields that are.
 const notStrings: Array<[string, unknown]> = [
-  ['null', null], ['a number', 5], ['NaN', NaN], ['a boolean', true], ['a BigInt', 5n], ['a symbol', Symbol('ann')], ['a function', () => 'ann'],
-  ['an array', ['ann']], ['an object', { toString: () => 'ann' }], ['a String object', Object('ann')], ['a Date', new Date()], ['a Buffer', Buffer.from('ann')]
+  ['null', null], ['a number', 5], ['NaN', NaN], ['a boolean', true], ['a BigInt', 5n], ['a symbol', Symbol('ann')],
+  ['a function', () => 'ann'],
+  ['an array', ['ann']], ['an object', { toString: () => 'ann' }], ['a String object', Object('ann')],
+  ['a Date', new Date()], ['a Buffer', Buffer.from('ann')]
 ]
 
 const badTexts: Array<[string, unknown]> = [
   ...notStrings,
-  ['empty', ''], ['256 characters', 'x'.repeat(256)], ['256 code points, all astral', '😀'.repeat(256)], ['a NUL', 'an\0n'], ['a lone high surrogate', lone],
+  ['empty', ''], ['256 characters', 'x'.repeat(256)], ['256 code points, all astral', '😀'.repeat(256)],
+  ['a NUL', 'an\0n'], ['a lone high surrogate', lone],
   ['a lone low surrogate', 'ann\udfff'], ['a huge string', 'x'.repeat(10_000_000)]
 ]
 
 t.test('deduct refuses what is no object with its fields', async t => {
   const values: Array<[string, unknown[], string]> = [
-    ['no argument', [], 'input'], ['undefined', [undefined], 'input'], ['null', [null], 'input'], ['a string', ['ann'], 'input'], ['a number', [100], 'input'],
+    ['no argument', [], 'input'], ['undefined', [undefined], 'input'], ['null', [null], 'input'],
+    ['a string', ['ann'], 'input'], ['a number', [100], 'input'],
     ['a BigInt', [1n], 'input'], ['a symbol', [Symbol('x')], 'input'], ['a function', [() => charge], 'input'],
-    ['an array', [[charge]], 'input'], ['a Map', [new Map(Object.entries(charge))], 'credits'], ['an empty object', [{}], 'credits'],
-    ['a promise', [Promise.resolve(charge)], 'credits'], ['no operation', [{ credits: 1 }], 'operation'], ['a user id first', ['ann', charge], 'input']
+    ['an array', [[charge]], 'input'], ['a Map', [new Map(Object.entries(charge))], 'credits'],
+    ['an empty object', [{}], 'credits'],
+    ['a promise', [Promise.resolve(charge)], 'credits'], ['no operation', [{ credits: 1 }], 'operation'],
+    ['a user id first', ['ann', charge], 'input']
   ]
   await refused(t, 'deduct', values)
 })
 
 t.test('deduct refuses unknown fields: a misspelt userId never charges the default user', async t => {
-  const names = ['user_id', 'userid', 'UserId', 'userId ', 'amount', 'idempotency_key', 'idempotencykey', 'held', 'toString', 'constructor', '__proto__']
+  const names = [
+    'user_id', 'userid', 'UserId', 'userId ', 'amount', 'idempotency_key', 'idempotencykey', 'held', 'toString',
+    'constructor', '__proto__'
+  ]
   await refused(t, 'deduct', [
     ...names.map((name): Row => [name, [Object.fromEntries([...Object.entries(charge), [name, 'ann']])], name]),
     ['one that is undefined', [{ ...charge, user_id: undefined }], 'user_id']
@@ -74,21 +84,26 @@ t.test('deduct refuses unknown fields: a misspelt userId never charges the defau
 
 t.test('deduct refuses credits that are no whole number from 1 to 2^53 - 1', async t => {
   await refused(t, 'deduct', deductRows('credits', [
-    ['undefined', undefined], ['null', null], ['NaN', NaN], ['Infinity', Infinity], ['-Infinity', -Infinity], ['0', 0], ['-0', -0], ['-1', -1], ['1.5', 1.5],
-    ['2^53', 2 ** 53], ['2^63', 2 ** 63], ['MIN_VALUE', Number.MIN_VALUE], ['MAX_VALUE', Number.MAX_VALUE], ['a BigInt', 1n], ['a string', '1'], ['true', true],
-    ['an array', [4]], ['an object', { valueOf: () => 4 }], ['a Number object', Object(4)], ['a Date', new Date()], ['a symbol', Symbol('x')], ['a function', () => 1]
+    ['undefined', undefined], ['null', null], ['NaN', NaN], ['Infinity', Infinity], ['-Infinity', -Infinity],
+    ['0', 0], ['-0', -0], ['-1', -1], ['1.5', 1.5],
+    ['2^53', 2 ** 53], ['2^63', 2 ** 63], ['MIN_VALUE', Number.MIN_VALUE], ['MAX_VALUE', Number.MAX_VALUE],
+    ['a BigInt', 1n], ['a string', '1'], ['true', true],
+    ['an array', [4]], ['an object', { valueOf: () => 4 }], ['a Number object', Object(4)], ['a Date', new Date()],
+    ['a symbol', Symbol('x')], ['a function', () => 1]
   ]))
 })
 
 t.test('deduct refuses a malformed userId, operation and idempotencyKey', async t => {
   await refused(t, 'deduct', [
-    ...deductRows('userId', badTexts), ...deductRows('operation', [...badTexts, ['undefined', undefined]]), ...deductRows('idempotencyKey', badTexts)
+    ...deductRows('userId', badTexts), ...deductRows('operation', [...badTexts, ['undefined', undefined]]),
+    ...deductRows('idempotencyKey', badTexts)
   ])
 })
 
 t.test('deduct refuses a client without query', async t => {
   await refused(t, 'deduct', deductRows('client', [
-    ['null', null], ['an object', {}], ['a string', 'client'], ['query that is no function', { query: 'select' }], ['true', true], ['0', 0]
+    ['null', null], ['an object', {}], ['a string', 'client'], ['query that is no function', { query: 'select' }],
+    ['true', true], ['0', 0]
   ]))
 })
 
@@ -101,20 +116,29 @@ const sparse = [1, , 3]
 
 t.test('deduct refuses metadata that JSON would drop, change or not hold', async t => {
   const roots: Array<[string, unknown]> = [
-    ['null', null], ['a string', 'text'], ['a number', 5], ['true', true], ['an array', []], ['a Map', new Map([['a', 1]])], ['a Set', new Set([1])],
-    ['a Date', new Date()], ['a RegExp', /x/], ['an Error', new Error('x')], ['a Buffer', Buffer.from('x')], ['a URL', new URL('https://example.com')],
-    ['a class instance', new Charge()], ['an object that inherits', Object.create({ a: 1 })], ['a function', () => ({})], ['a symbol', Symbol('x')], ['a BigInt', 1n],
+    ['null', null], ['a string', 'text'], ['a number', 5], ['true', true], ['an array', []],
+    ['a Map', new Map([['a', 1]])], ['a Set', new Set([1])],
+    ['a Date', new Date()], ['a RegExp', /x/], ['an Error', new Error('x')], ['a Buffer', Buffer.from('x')],
+    ['a URL', new URL('https://example.com')],
+    ['a class instance', new Charge()], ['an object that inherits', Object.create({ a: 1 })],
+    ['a function', () => ({})], ['a symbol', Symbol('x')], ['a BigInt', 1n],
     ['a Promise', Promise.resolve({})], ['toJSON', { toJSON: () => ({}) }]
   ]
   const values: Array<[string, unknown]> = [
-    ['NaN', NaN], ['Infinity', Infinity], ['a BigInt', 1n], ['a symbol', Symbol('x')], ['a function', () => 1], ['a Map', new Map()], ['a Set', new Set()],
-    ['a class instance', new Charge()], ['a String object', Object('x')], ['a RegExp', /x/], ['an Error', new Error('x')], ['a typed array', new Uint8Array(2)],
-    ['a NUL', 'a\0'], ['a lone surrogate', lone], ['undefined in an array', [undefined]], ['a sparse array', sparse], ['a huge sparse array', new Array(2 ** 32 - 1)],
+    ['NaN', NaN], ['Infinity', Infinity], ['a BigInt', 1n], ['a symbol', Symbol('x')], ['a function', () => 1],
+    ['a Map', new Map()], ['a Set', new Set()],
+    ['a class instance', new Charge()], ['a String object', Object('x')], ['a RegExp', /x/],
+    ['an Error', new Error('x')], ['a typed array', new Uint8Array(2)],
+    ['a NUL', 'a\0'], ['a lone surrogate', lone], ['undefined in an array', [undefined]], ['a sparse array', sparse],
+    ['a huge sparse array', new Array(2 ** 32 - 1)],
     ['a circular object', circular], ['a circular array', circularList], ['a long array', new Array(500_000).fill(1)],
     ['an object of many keys', Object.fromEntries(Array.from({ length: 200_000 }, (_, index) => [index, 1]))],
-    ['a toJSON that answers NaN', { toJSON: () => NaN }], ['a toJSON that answers what has another', { toJSON: () => new Date() }],
-    ['a key with NUL', { 'a\0': 1 }], ['a key with a lone surrogate', { [lone]: 1 }], ['a key __proto__', { ['__proto__']: 1 }],
-    ['constructor that holds prototype', { constructor: { prototype: 1 } }], ['deep arrays', nest(100_000, inner => [inner])],
+    ['a toJSON that answers NaN', { toJSON: () => NaN }],
+    ['a toJSON that answers what has another', { toJSON: () => new Date() }],
+    ['a key with NUL', { 'a\0': 1 }], ['a key with a lone surrogate', { [lone]: 1 }],
+    ['a key __proto__', { ['__proto__']: 1 }],
+    ['constructor that holds prototype', { constructor: { prototype: 1 } }],
+    ['deep arrays', nest(100_000, inner => [inner])],
     ['deep objects', nest(100_000, inner => ({ a: inner }))]
   ]
   const nestings: Array<[string, (value: unknown) => unknown]> =
@@ -259,42 +283,64 @@ const positionWith = (index: number, value: unknown) => encode(position.with(ind
 
 const forgedCursors: Array<[string, unknown]> = [
   ...notStrings,
-  ['empty', ''], ['no base64', '!!!'], ['no JSON', Buffer.from('{').toString('base64url')], ['null', encode(null)], ['an object', encode({ day: '2024-12-03' })],
-  ['an empty list', encode([])], ['a string', encode('text')], ['too short', encode(position.slice(0, 3))], ['too long', encode([...position, 1])],
-  ['plain base64', Buffer.from(JSON.stringify([...position.slice(0, 2), '>>>???', hash])).toString('base64')], ['padding', `${encode(position)}=`],
-  ['whitespace', ` ${encode(position)}`], ['whitespace inside', Buffer.from(JSON.stringify(position, null, 1)).toString('base64url')],
+  ['empty', ''], ['no base64', '!!!'], ['no JSON', Buffer.from('{').toString('base64url')], ['null', encode(null)],
+  ['an object', encode({ day: '2024-12-03' })],
+  ['an empty list', encode([])], ['a string', encode('text')], ['too short', encode(position.slice(0, 3))],
+  ['too long', encode([...position, 1])],
+  ['plain base64', Buffer.from(JSON.stringify([...position.slice(0, 2), '>>>???', hash])).toString('base64')],
+  ['padding', `${encode(position)}=`],
+  ['whitespace', ` ${encode(position)}`],
+  ['whitespace inside', Buffer.from(JSON.stringify(position, null, 1)).toString('base64url')],
   ['not UTF-8', Buffer.from(JSON.stringify(position).replace('chat', '\xff'), 'latin1').toString('base64url')],
-  ['an impossible day', positionWith(0, '2024-02-30')], ['month 13', positionWith(0, '2024-13-01')], ['the year 0', positionWith(0, '0000-01-01')],
-  ['a year of five digits', positionWith(0, '+12024-01-01')], ['a year before Christ', positionWith(0, '-000001-01-01')], ['a time', positionWith(0, '2024-12-03T00:00:00Z')],
-  ['infinity', positionWith(0, 'infinity')], ['today', positionWith(0, 'today')], ['a day as number', positionWith(0, 20241203)], ['no day', positionWith(0, null)],
-  ['a fraction', positionWith(1, 1.5)], ['2^53', positionWith(1, 2 ** 53)], ['1e308', positionWith(1, 1e308)], ['used as string', positionWith(1, '5')],
-  ['used null', positionWith(1, null)], ['1e400', Buffer.from(`["2024-12-03",1e400,"chat","${hash}"]`).toString('base64url')],
-  ['operation as number', positionWith(2, 5)], ['operation with NUL', positionWith(2, 'a\0')], ['operation with a lone surrogate', positionWith(2, lone)],
-  ['a short hash', positionWith(3, 'ab')], ['a hash in capitals', positionWith(3, 'A'.repeat(64))], ['a hash of other letters', positionWith(3, 'z'.repeat(64))],
-  ['a hash with a line break', positionWith(3, `${hash}\n`)], ['a hash as list', positionWith(3, [hash])], ['deep JSON', Buffer.from('['.repeat(5000) + ']'.repeat(5000)).toString('base64url')]
+  ['an impossible day', positionWith(0, '2024-02-30')], ['month 13', positionWith(0, '2024-13-01')],
+  ['the year 0', positionWith(0, '0000-01-01')],
+  ['a year of five digits', positionWith(0, '+12024-01-01')],
+  ['a year before Christ', positionWith(0, '-000001-01-01')], ['a time', positionWith(0, '2024-12-03T00:00:00Z')],
+  ['infinity', positionWith(0, 'infinity')], ['today', positionWith(0, 'today')],
+  ['a day as number', positionWith(0, 20241203)], ['no day', positionWith(0, null)],
+  ['a fraction', positionWith(1, 1.5)], ['2^53', positionWith(1, 2 ** 53)], ['1e308', positionWith(1, 1e308)],
+  ['used as string', positionWith(1, '5')],
+  ['used null', positionWith(1, null)],
+  ['1e400', Buffer.from(`["2024-12-03",1e400,"chat","${hash}"]`).toString('base64url')],
+  ['operation as number', positionWith(2, 5)], ['operation with NUL', positionWith(2, 'a\0')],
+  ['operation with a lone surrogate', positionWith(2, lone)],
+  ['a short hash', positionWith(3, 'ab')], ['a hash in capitals', positionWith(3, 'A'.repeat(64))],
+  ['a hash of other letters', positionWith(3, 'z'.repeat(64))],
+  ['a hash with a line break', positionWith(3, `${hash}\n`)], ['a hash as list', positionWith(3, [hash])],
+  ['deep JSON', Buffer.from('['.repeat(5000) + ']'.repeat(5000)).toString('base64url')]
 ]
 
 t.test('history refuses malformed days, limit and cursor', async t => {
   const numbers: Array<[string, unknown]> = [
-    ['null', null], ['0', 0], ['-1', -1], ['1.5', 1.5], ['NaN', NaN], ['Infinity', Infinity], ['a string', '5'], ['true', true], ['a BigInt', 5n], ['an array', [5]],
+    ['null', null], ['0', 0], ['-1', -1], ['1.5', 1.5], ['NaN', NaN], ['Infinity', Infinity], ['a string', '5'],
+    ['true', true], ['a BigInt', 5n], ['an array', [5]],
     ['2^31', 2 ** 31], ['2^53', 2 ** 53], ['a Date', new Date()], ['a symbol', Symbol('x')]
   ]
   const field = (name: string, values: Array<[string, unknown]>): Row[] => values.map(([title, value]) => [`${name}: ${title}`, ['ann', { [name]: value }], name])
-  const inputs: Array<[string, unknown]> = [['null', null], ['a number', 5], ['a string', 'x'], ['an array', [5]], ['a function', () => ({})]]
+  const inputs: Array<[string, unknown]> = [
+    ['null', null], ['a number', 5], ['a string', 'x'], ['an array', [5]], ['a function', () => ({})]
+  ]
   await refused(t, 'history', [
-    ...field('days', [...numbers, ['36501', 36_501]]), ...field('limit', [...numbers, ['100001', 100_001]]), ...field('cursor', forgedCursors),
+    ...field('days', [...numbers, ['36501', 36_501]]), ...field('limit', [...numbers, ['100001', 100_001]]),
+    ...field('cursor', forgedCursors),
     ...inputs.map(([title, input]): Row => [title, ['ann', input], 'input']),
-    ['an unknown field', ['ann', { userId: 'bob' }], 'userId'], ['the input in the place of the user', [{ days: 5 }], 'userId']
+    ['an unknown field', ['ann', { userId: 'bob' }], 'userId'],
+    ['the input in the place of the user', [{ days: 5 }], 'userId']
   ])
 })
 
 t.test('history takes the extremes of days and limit, and any well-formed cursor', async t => {
   const app = await buildGateway(t)
   await app.credits.deduct(charge)
-  for (const input of [{ days: 1 }, { days: 36_500 }, { limit: 1 }, { limit: 100_000 }, { cursor: positionWith(0, '9999-12-31') }]) {
+  for (const input of [
+    { days: 1 }, { days: 36_500 }, { limit: 1 }, { limit: 100_000 }, { cursor: positionWith(0, '9999-12-31') }
+  ]) {
     t.equal((await app.credits.history(undefined, input)).entries.length, 1, JSON.stringify(input))
   }
-  const extremes = [positionWith(0, '0001-01-01'), positionWith(1, -1), positionWith(1, Number.MAX_SAFE_INTEGER), positionWith(2, 'x'.repeat(5000)), positionWith(2, '')]
+  const extremes = [
+    positionWith(0, '0001-01-01'), positionWith(1, -1), positionWith(1, Number.MAX_SAFE_INTEGER),
+    positionWith(2, 'x'.repeat(5000)), positionWith(2, '')
+  ]
   for (const [index, cursor] of extremes.entries()) {
     t.strictSame((await app.credits.history(undefined, { cursor })).entries, [], `cursor ${index}`)
   }

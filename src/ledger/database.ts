@@ -58,6 +58,7 @@ export class Database {
    * PostgreSQL's errors are the host's.
    */
   async row (statement: Statement, client?: Queryable): Promise<any> {
+    this.refuseIfClosed()
     const deadline = performance.now() + this.options.timeout
     return await this.track(client === undefined
       ? this.retry(statement, deadline)
@@ -66,6 +67,7 @@ export class Database {
 
   /** Lends a connection that answers without a time limit, for migrations. */
   async lend<T> (work: (connection: Connection) => Promise<T>): Promise<T> {
+    this.refuseIfClosed()
     const deadline = performance.now() + this.options.timeout
     return await this.track(this.use(deadline, async connection => {
       await within(deadline, connection.query({ text: 'select' }))
@@ -89,6 +91,11 @@ export class Database {
   async close (): Promise<void> {
     this.closed = true
     await Promise.allSettled(this.underWay)
+  }
+
+  // Only at the door: a call that came before may still have to connect.
+  private refuseIfClosed () {
+    if (this.closed) throw new UnavailableError(new Error('The ledger is closed'))
   }
 
   private async track<T> (call: Promise<T>) {
@@ -132,7 +139,6 @@ export class Database {
   }
 
   private async connect (deadline: number) {
-    if (this.closed) throw new UnavailableError(new Error('The ledger is closed'))
     const connecting = this.pool.connect()
     try {
       return await within(deadline, connecting)
@@ -151,7 +157,6 @@ export class Database {
   }
 
   private async runOnClient (client: Queryable, { text, values }: Statement, deadline: number) {
-    if (this.closed) throw new UnavailableError(new Error('The ledger is closed'))
     if (this.starting === undefined) await start(client, this.options.timeZone) // the pool may have no other connection
     const { rows: [row] } = await client.query(text, values(lockTimeout(deadline)))
     return row
