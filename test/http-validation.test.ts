@@ -439,7 +439,8 @@ t.test('no body is refused', async t => {
   const none = await app.inject({ method: 'POST', url: '/api/credits/deduct' })
   await refused(t, app, 'none', none, [400, VALIDATION, /^body must be an object/])
   const chunked = await overNetwork(app, {
-    method: 'POST', path: '/api/credits/deduct',
+    method: 'POST',
+    path: '/api/credits/deduct',
     headers: { 'content-type': 'application/json', 'transfer-encoding': 'chunked' }
   })
   t.match([chunked.statusCode, JSON.parse(chunked.body).code], [400, 'FST_ERR_CTP_EMPTY_JSON_BODY'])
@@ -481,7 +482,8 @@ t.test('a body over 64 KiB is refused, and of 64 KiB is not', async t => {
   const over = await post(app, padded(65_537))
   await refused(t, app, '64 KiB and a byte', over, [413, 'FST_ERR_CTP_BODY_TOO_LARGE', /too large/])
   const chunked = await overNetwork(app, {
-    method: 'POST', path: '/api/credits/deduct',
+    method: 'POST',
+    path: '/api/credits/deduct',
     headers: { 'content-type': 'application/json', 'transfer-encoding': 'chunked' }
   }, padded(65_537))
   t.match([chunked.statusCode, JSON.parse(chunked.body).code], [413, 'FST_ERR_CTP_BODY_TOO_LARGE'], 'of unknown length')

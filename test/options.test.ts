@@ -132,7 +132,12 @@ t.test('createLedger refuses malformed and unknown options, those of the plugin 
 })
 
 const documented = {
-  defaultUser: 'default_user', allowance: 10_000, historyDays: 30, historyLimit: 1000, timeZone: 'UTC', timeout: 5000,
+  defaultUser: 'default_user',
+  allowance: 10_000,
+  historyDays: 30,
+  historyLimit: 1000,
+  timeZone: 'UTC',
+  timeout: 5000,
   prepare: true
 }
 
