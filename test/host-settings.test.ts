@@ -1,5 +1,7 @@
 import { parse } from 'node:querystring'
-import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyServerOptions, type InjectOptions } from 'fastify'
+import Fastify, {
+  type FastifyError, type FastifyInstance, type FastifyReply, type FastifyServerOptions, type InjectOptions
+} from 'fastify'
 import t, { type Test } from 'tap'
 import { buildHost, defaults } from './helper/app.js'
 import credits from '../src/index.js'
@@ -21,7 +23,8 @@ const hosts: Record<string, HostSettings> = {
     set: app => app.setValidatorCompiler(() => () => ({ error: new Error('no') }))
   },
   'a validator compiler that throws when it compiles': {
-    set: app => app.setValidatorCompiler(({ schema }) => 'size' in (schema as { properties: object }).properties ? () => true : surprise())
+    set: app => app.setValidatorCompiler<{ properties: object }>(
+      ({ schema }) => 'size' in schema.properties ? () => true : surprise())
   },
   'a serializer compiler': {
     set: app => app.setSerializerCompiler(() => () => '"compiled"')
@@ -85,7 +88,12 @@ const hosts: Record<string, HostSettings> = {
   },
   'a schema controller': {
     server: {
-      schemaController: { compilersFactory: { buildValidator: () => () => Object.assign(() => true, { errors: [] }) as never, buildSerializer: () => () => () => '"controlled"' } }
+      schemaController: {
+        compilersFactory: {
+          buildValidator: () => () => Object.assign(() => true, { errors: [] }) as never,
+          buildSerializer: () => () => () => '"controlled"'
+        }
+      }
     }
   }
 }
@@ -199,7 +207,7 @@ for (const [title, settings] of Object.entries(hosts)) {
   for (const when of ['before', 'after'] as const) {
     if (when === 'after' && settings.set === undefined) continue
 
-    t.test(`a host with ${title}, set ${when} the plugin, changes nothing on its routes, and the plugin nothing on the host's`, async t => {
+    t.test(`${title}, set ${when} the plugin: neither changes the other's routes`, async t => {
       const app = await buildHost(t, { server: settings.server ?? {} })
       if (when === 'before') await settings.set?.(app)
       await app.register(credits, defaults)
@@ -225,7 +233,8 @@ t.test('the error handler of the host gets the errors of the routes, and what it
   app.setErrorHandler(async (error: FastifyError & { credits?: unknown, required?: number }, request, reply) => {
     const { statusCode, code, message, credits, required, validationContext } = error
     reply.code(statusCode ?? 500).header('x-handled', 'yes')
-    return { problem: { statusCode, code, message, credits, required, validationContext, isError: error instanceof Error }, path: request.url }
+    const isError = error instanceof Error
+    return { problem: { statusCode, code, message, credits, required, validationContext, isError }, path: request.url }
   })
   await app.register(credits, { ...defaults, identify: request => request.headers.user as string | undefined })
 
@@ -233,15 +242,20 @@ t.test('the error handler of the host gets the errors of the routes, and what it
   await app.inject(deduct(chat(), { ...user, 'idempotency-key': 'k' }))
   const balance = { available: 9999, total: 10000, used: 1, held: 0 }
   const rows: Array<[InjectOptions, object]> = [
-    [deduct(chat({ credits: true }), user), { statusCode: 400, code: 'FST_ERR_VALIDATION', validationContext: 'body', message: /^body\/credits must be/ }],
-    [{ url: '/api/credits?x=1', headers: user }, { statusCode: 400, code: 'FST_ERR_VALIDATION', validationContext: 'querystring' }],
-    [deduct(chat(), { ...user, 'idempotency-key': '' }), { statusCode: 400, code: 'FST_ERR_VALIDATION', validationContext: 'headers' }],
+    [deduct(chat({ credits: true }), user),
+      { statusCode: 400, code: 'FST_ERR_VALIDATION', validationContext: 'body', message: /^body\/credits must be/ }],
+    ...['x=1', 'user_id=%FF'].map((query): [InjectOptions, object] => [{ url: `/api/credits?${query}`, headers: user },
+      { statusCode: 400, code: 'FST_ERR_VALIDATION', validationContext: 'querystring' }]),
+    [deduct(chat(), { ...user, 'idempotency-key': '' }),
+      { statusCode: 400, code: 'FST_ERR_VALIDATION', validationContext: 'headers' }],
     [deduct('{', user), { statusCode: 400, code: 'FST_ERR_CTP_INVALID_JSON_BODY' }],
     [deduct('', user), { statusCode: 400, code: 'FST_ERR_CTP_EMPTY_JSON_BODY' }],
     [{ url: '/api/credits' }, { statusCode: 401, code: 'FST_CREDITS_UNIDENTIFIED' }],
     [{ url: '/api/credits?user_id=bob', headers: user }, { statusCode: 403, code: 'FST_CREDITS_FORBIDDEN' }],
-    [deduct(chat({ credits: 10_001 }), user), { statusCode: 402, code: 'FST_CREDITS_INSUFFICIENT', required: 10_001, credits: balance }],
-    [deduct(chat({ credits: 2 }), { ...user, 'idempotency-key': 'k' }), { statusCode: 409, code: 'FST_CREDITS_IDEMPOTENCY_CONFLICT' }],
+    [deduct(chat({ credits: 10_001 }), user),
+      { statusCode: 402, code: 'FST_CREDITS_INSUFFICIENT', required: 10_001, credits: balance }],
+    [deduct(chat({ credits: 2 }), { ...user, 'idempotency-key': 'k' }),
+      { statusCode: 409, code: 'FST_CREDITS_IDEMPOTENCY_CONFLICT' }],
     [deduct(chat().padEnd(65_537), user), { statusCode: 413, code: 'FST_ERR_CTP_BODY_TOO_LARGE' }],
     [deduct(chat(), { ...user, 'content-type': 'text/plain' }), { statusCode: 415, code: 'FST_ERR_CTP_INVALID_MEDIA_TYPE' }]
   ]
@@ -262,7 +276,8 @@ t.test('an error handler may send what it likes', async t => {
     list: [reply => reply.send([1, { a: 2 }]), '[1,{"a":2}]'],
     serializer: [reply => reply.serializer(() => 'mine').send({}), 'mine'],
     error: [(reply, error) => reply.send(error),
-      '{"statusCode":400,"code":"FST_ERR_VALIDATION","error":"Bad Request","message":"body/credits must be a whole number from 1 to 9007199254740991"}']
+      '{"statusCode":400,"code":"FST_ERR_VALIDATION","error":"Bad Request",' +
+      '"message":"body/credits must be a whole number from 1 to 9007199254740991"}']
   }
   app.setErrorHandler((error: Error, request, reply) => sent[request.headers.want as string]![0](reply.code(400), error))
   await app.register(credits, defaults)
@@ -274,7 +289,8 @@ t.test('an error handler may send what it likes', async t => {
 t.test('hooks of the host may answer in the routes\' place, and what they send arrives whole', async t => {
   const app = await buildHost(t)
   const answer = { credits: { available: 'none', extra: [1] }, error: 5, secret: { deep: true } }
-  await app.register(credits, { ...defaults, routes: { deduct: { preHandler: async (_request, reply) => reply.code(403).send(answer) } } })
+  const preHandler = async (_request: unknown, reply: FastifyReply) => reply.code(403).send(answer)
+  await app.register(credits, { ...defaults, routes: { deduct: { preHandler } } })
   const reply = await app.inject(deduct(chat()))
   t.strictSame([reply.statusCode, reply.json()], [403, answer])
   t.strictSame((await app.pg.query('select from ai_credits')).rows, [])
@@ -283,7 +299,9 @@ t.test('hooks of the host may answer in the routes\' place, and what they send a
 t.test('schemas in other contexts of the host may have the names of the plugin\'s', async t => {
   const app = await buildHost(t)
   await app.register(async scope => {
-    for (const $id of ['CreditsBalance', 'CreditsUsageEntry', 'CreditsError', 'InsufficientCredits']) scope.addSchema({ $id, type: 'string' })
+    for (const $id of ['CreditsBalance', 'CreditsUsageEntry', 'CreditsError', 'InsufficientCredits']) {
+      scope.addSchema({ $id, type: 'string' })
+    }
   })
   await app.register(credits, defaults)
   t.equal((await app.inject('/api/credits')).statusCode, 200)

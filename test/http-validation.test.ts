@@ -129,7 +129,8 @@ t.test('no operation is refused', async t => {
 
 t.test('user_id and operation may be any text of 255 code points', async t => {
   const app = await buildGateway(t)
-  const texts = ['x'.repeat(255), '😀'.repeat(255), `${'x'.repeat(254)}😀`, ' ', '\u0001', '\u2028', '\ufffd', '\uffff', '0', 'null',
+  const texts = ['x'.repeat(255), '😀'.repeat(255), `${'x'.repeat(254)}😀`, ' ', '\u0001', '\u2028', '\ufffd', '\uffff',
+    '0', 'null',
     '__proto__', 'constructor', 'prototype', 'toString', 'hasOwnProperty', '%', '%00', "'; drop table ai_credits; --",
     'é', 'e\u0301']
   for (const [index, word] of texts.entries()) {
@@ -218,7 +219,8 @@ t.test('a forged cursor is refused', async t => {
     '', 'x', '!!!', 'null', Buffer.from('[]').toString('base64url'), Buffer.from('null').toString('base64url')
   ]
   await refusedQueries(t, [
-    ...forged.map((cursor): Row => [`cursor '${cursor}'`, `cursor=${cursor}`, /^querystring\/cursor must be the cursor of an earlier page/]),
+    ...forged.map((cursor): Row =>
+      [`cursor '${cursor}'`, `cursor=${cursor}`, /^querystring\/cursor must be the cursor of an earlier page/]),
     ['twice', 'cursor=a&cursor=b', /^querystring\/cursor/]
   ])
 })
@@ -229,7 +231,8 @@ t.test('an unknown field of the body is refused: a misspelt user_id never charge
     'toString', 'constructor', 'hasOwnProperty',
     'us\\u0435r_id', '\\u0000', lone, 'a/b~c'
   ]
-  await refusedBodies(t, names.map((name): Row => [`field '${name}'`, deductJson({ [name]: '"ann"' }), /^body.* is not a known field/s]))
+  await refusedBodies(t, names.map((name): Row =>
+    [`field '${name}'`, deductJson({ [name]: '"ann"' }), /^body.* is not a known field/s]))
 })
 
 t.test('a deduct takes no query: an account named there is not the one charged', async t => {
@@ -250,7 +253,8 @@ t.test('without a default user a request must name its account', async t => {
 
 t.test('metadata that is no object is refused', async t => {
   const values = ['null', 'true', '5', '"text"', '[]', '[{"a":1}]']
-  await refusedBodies(t, values.map((value): Row => [value, deductJson({ metadata: value }), /^body\/metadata must be an object/]))
+  await refusedBodies(t, values.map((value): Row =>
+    [value, deductJson({ metadata: value }), /^body\/metadata must be an object/]))
 })
 
 t.test('metadata that PostgreSQL or JSON cannot hold is refused, at any depth', async t => {
@@ -259,14 +263,16 @@ t.test('metadata that PostgreSQL or JSON cannot hold is refused, at any depth', 
     '{"a":[{"b\\u0000":1}]}',
     `{"a":[[[{"b":{"${lone}":1}}]]]}`, '{"a":1e400}', '{"a":-1e400}', '{"a":[[1e309]]}', '{"a":{"b":1e999}}'
   ]
-  await refusedBodies(t, values.map((value): Row => [value, deductJson({ metadata: value }), /^body\/metadata must be an object/]))
+  await refusedBodies(t, values.map((value): Row =>
+    [value, deductJson({ metadata: value }), /^body\/metadata must be an object/]))
 })
 
 t.test('metadata over 8 KiB of UTF-8 is refused, and of 8 KiB is not', async t => {
   const app = await buildGateway(t)
   for (const fill of ['x', 'é', '€', '😀']) {
     const over = await post(app, deductJson({ metadata: metadataOf(8193, fill) }))
-    await refused(t, app, `8193 bytes of ${fill}`, over, [400, VALIDATION, /^body\/metadata must be an object of at most 8192 bytes/])
+    const named = /^body\/metadata must be an object of at most 8192 bytes/
+    await refused(t, app, `8193 bytes of ${fill}`, over, [400, VALIDATION, named])
     const metadata = metadataOf(8192, fill)
     t.equal(Buffer.byteLength(metadata), 8192)
     const user = JSON.stringify(fill)

@@ -141,11 +141,15 @@ t.test('deduct refuses metadata that JSON would drop, change or not hold', async
     ['deep arrays', nest(100_000, inner => [inner])],
     ['deep objects', nest(100_000, inner => ({ a: inner }))]
   ]
-  const nestings: Array<[string, (value: unknown) => unknown]> =
-    [['as a value', value => ({ a: value })], ['in an array', value => ({ a: [value] })], ['deeper', value => ({ a: [{ b: [[value]] }] })]]
+  const nestings: Array<[string, (value: unknown) => unknown]> = [
+    ['as a value', value => ({ a: value })],
+    ['in an array', value => ({ a: [value] })],
+    ['deeper', value => ({ a: [{ b: [[value]] }] })]
+  ]
   await refused(t, 'deduct', deductRows('metadata', [
     ...roots,
-    ...nestings.flatMap(([where, wrap]) => values.map(([title, value]): [string, unknown] => [`${title}, ${where}`, wrap(value)])),
+    ...nestings.flatMap(([where, wrap]) =>
+      values.map(([title, value]): [string, unknown] => [`${title}, ${where}`, wrap(value)])),
     ['a key __proto__ of its own', JSON.parse('{"__proto__":{"a":1}}')],
     ['8193 bytes', { a: 'x'.repeat(8185) }], ['8193 bytes in UTF-8', { a: `${'é'.repeat(4092)}x` }]
   ]))
@@ -154,7 +158,8 @@ t.test('deduct refuses metadata that JSON would drop, change or not hold', async
 /** What is stored of accepted metadata. */
 async function stored (app: FastifyInstance, metadata: Record<string, unknown>) {
   await app.credits.deduct({ ...charge, metadata })
-  const { rows } = await app.pg.query('with gone as (delete from ai_credit_daily_usage) delete from ai_credit_usage returning metadata')
+  const { rows } = await app.pg.query(
+    'with gone as (delete from ai_credit_daily_usage) delete from ai_credit_usage returning metadata')
   return rows[0].metadata
 }
 
@@ -194,7 +199,9 @@ t.test('metadata may nest 2048 levels deep, also far down a call stack, and no d
 
 t.test('a key that merely looks dangerous is data', async t => {
   const app = await buildGateway(t)
-  const metadata = { constructor: 'x', toString: 'y', prototype: {}, hasOwnProperty: 1, then: true, nested: { constructor: { name: 'z' } } }
+  const metadata = {
+    constructor: 'x', toString: 'y', prototype: {}, hasOwnProperty: 1, then: true, nested: { constructor: { name: 'z' } }
+  }
   t.equal(JSON.stringify(Object.entries(await stored(app, metadata)).sort()), JSON.stringify(Object.entries(metadata).sort()))
 })
 
@@ -245,13 +252,18 @@ t.test('fields that are undefined are left out', async t => {
     ...charge, userId: undefined, metadata: undefined, idempotencyKey: undefined, client: undefined
   } as any)
   t.equal(deduction.userId, 'default_user')
-  t.strictSame((await app.credits.history(undefined, { days: undefined, limit: undefined, cursor: undefined } as any)).cursor, null)
+  const page = await app.credits.history(undefined, { days: undefined, limit: undefined, cursor: undefined } as any)
+  t.equal(page.entries.length, 1)
 })
 
 t.test('userId and operation may be any text of 255 code points', async t => {
   const app = await buildGateway(t)
-  for (const [index, text] of ['x'.repeat(255), '😀'.repeat(255), '\u0001', '__proto__', 'constructor', 'toString', 'hasOwnProperty'].entries()) {
-    const { userId, operation, balance } = await app.credits.deduct({ userId: text, credits: 1, operation: text, idempotencyKey: text })
+  const texts = [
+    'x'.repeat(255), '😀'.repeat(255), '\u0001', '__proto__', 'constructor', 'toString', 'hasOwnProperty'
+  ]
+  for (const [index, text] of texts.entries()) {
+    const input = { userId: text, credits: 1, operation: text, idempotencyKey: text }
+    const { userId, operation, balance } = await app.credits.deduct(input)
     t.strictSame([userId, operation, balance.used], [text, text, 1], `text ${index}`)
     t.equal((await app.credits.balance(text)).used, 1)
   }
@@ -316,7 +328,8 @@ t.test('history refuses malformed days, limit and cursor', async t => {
     ['true', true], ['a BigInt', 5n], ['an array', [5]],
     ['2^31', 2 ** 31], ['2^53', 2 ** 53], ['a Date', new Date()], ['a symbol', Symbol('x')]
   ]
-  const field = (name: string, values: Array<[string, unknown]>): Row[] => values.map(([title, value]) => [`${name}: ${title}`, ['ann', { [name]: value }], name])
+  const field = (name: string, values: Array<[string, unknown]>): Row[] =>
+    values.map(([title, value]) => [`${name}: ${title}`, ['ann', { [name]: value }], name])
   const inputs: Array<[string, unknown]> = [
     ['null', null], ['a number', 5], ['a string', 'x'], ['an array', [5]], ['a function', () => ({})]
   ]
