@@ -212,6 +212,7 @@ returns ai_credits
 language plpgsql set lock_timeout = 0 as $$
 declare
   account ai_credits;
+  started timestamptz := clock_timestamp();
 begin
   perform set_config('lock_timeout', p_lock_timeout::text, true);
   insert into ai_credits (user_id, total_credits, opening_total, created_at, updated_at)
@@ -220,7 +221,7 @@ begin
   on conflict (user_id) do nothing;
   select * into strict account from ai_credits where user_id = p_user_id for update;
   -- PostgreSQL's limit is one for each lock on the way, and a queue has several: late is late, however it came about.
-  if clock_timestamp() > statement_timestamp() + p_lock_timeout * interval '1 millisecond' then
+  if clock_timestamp() > started + p_lock_timeout * interval '1 millisecond' then
     raise lock_not_available using message = 'canceling statement due to lock timeout';
   end if;
   return account;
