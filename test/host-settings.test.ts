@@ -299,7 +299,7 @@ t.test('hooks of the host may answer in the routes\' place, and what they send a
 t.test('schemas in other contexts of the host may have the names of the plugin\'s', async t => {
   const app = await buildHost(t)
   await app.register(async scope => {
-    for (const $id of ['CreditsBalance', 'CreditsUsageEntry', 'CreditsError', 'InsufficientCredits']) {
+    for (const $id of ['AiCreditsBalance', 'AiCreditsUsageEntry', 'AiCreditsError', 'AiInsufficientCredits']) {
       scope.addSchema({ $id, type: 'string' })
     }
   })

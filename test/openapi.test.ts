@@ -55,13 +55,13 @@ t.test('each operation says what it is, and each response', async t => {
 })
 
 t.test('shared schemas are components with names', async t => {
-  const names = ['CreditsBalance', 'CreditsError', 'CreditsUsageEntry', 'InsufficientCredits']
+  const names = ['AiCreditsBalance', 'AiCreditsError', 'AiCreditsUsageEntry', 'AiInsufficientCredits']
   const { schemas } = (await documentOf(await buildDocumented(t))).components
   t.strictSame(Object.values<any>(schemas).map(({ title }) => title).sort(), names)
   const document = await documentOf(await buildDocumented(t, {}, named))
   t.strictSame(Object.keys(document.components.schemas).sort(), names)
   const { 402: { content } } = document.paths['/api/credits/deduct'].post.responses
-  t.strictSame(content['application/json'].schema, { $ref: '#/components/schemas/InsufficientCredits' })
+  t.strictSame(content['application/json'].schema, { $ref: '#/components/schemas/AiInsufficientCredits' })
 })
 
 t.test('user_id is required where nothing else names the account', async t => {

@@ -12,14 +12,14 @@ const Balance = Type.Object({
   total: whole('What the account was given'),
   used: whole('What the account has spent'),
   held: Type.Optional(whole('What open holds have set aside; absent while it is 0'))
-}, { $id: 'CreditsBalance', description: 'A balance, in credits' })
+}, { $id: 'AiCreditsBalance', description: 'A balance, in credits' })
 
 const UsageEntry = Type.Object({
   date: Type.String({ format: 'date', description: 'The day' }),
   used: whole('Credits spent'),
   operation: Type.String({ description: 'What they were spent on' })
 }, {
-  $id: 'CreditsUsageEntry',
+  $id: 'AiCreditsUsageEntry',
   additionalProperties: true,
   description: 'Usage of one day with one operation and equal metadata; the keys of the metadata stand beside the others'
 })
@@ -31,13 +31,13 @@ const error = {
   message: Type.String({ description: 'What went wrong, for people' })
 }
 
-const CreditsError = Type.Object(error, { $id: 'CreditsError', description: 'An error' })
+const CreditsError = Type.Object(error, { $id: 'AiCreditsError', description: 'An error' })
 
 const InsufficientCredits = Type.Object({
   ...error,
   credits: Type.Ref(Balance.$id!),
   required: whole('What the request asked for')
-}, { $id: 'InsufficientCredits', description: 'The balance does not cover the request' })
+}, { $id: 'AiInsufficientCredits', description: 'The balance does not cover the request' })
 
 /** Schemas that both routes refer to, by which @fastify/swagger names them. */
 export const sharedSchemas: TSchema[] = [Balance, UsageEntry, CreditsError, InsufficientCredits]

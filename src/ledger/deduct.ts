@@ -31,11 +31,12 @@ export async function deduct (database: Database, options: ParsedLedgerOptions, 
 
 function statement (charge: Charge, { allowance, timeZone }: ParsedLedgerOptions): Statement {
   const { userId, credits, operation, metadata = {}, idempotencyKey = null } = charge
+  const json = JSON.stringify(metadata) // now: the caller's object may change before the statement is sent
   return {
     name: 'ai_credit_deduct',
     text: 'select * from ai_credit_deduct($1, $2, $3, $4, $5, $6, $7, $8)',
     values: lockTimeout => [
-      userId, credits, operation, JSON.stringify(metadata), idempotencyKey, JSON.stringify({ credits: allowance }), timeZone, lockTimeout
+      userId, credits, operation, json, idempotencyKey, JSON.stringify({ credits: allowance }), timeZone, lockTimeout
     ],
     repeatable: idempotencyKey !== null
   }

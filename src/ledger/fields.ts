@@ -62,7 +62,7 @@ export const MetadataField = field<Metadata>('metadata',
 
 /** Where a page of history begins, as an earlier page said. */
 export const Cursor = field<string>('cursor',
-  { type: 'string', minLength: 1, maxLength: 2048, description: 'Where the page begins: the cursor of the page before' },
+  { type: 'string', minLength: 1, description: 'Where the page begins: the cursor of the page before' },
   value => decodeCursor(value) !== undefined,
   'must be the cursor of an earlier page')
 
