@@ -126,15 +126,13 @@ export class Database {
   ): Promise<T> {
     const connection = await this.connect(deadline)
     connection.on('error', ignore)
-    let broken = false
     try {
-      return await within(workDeadline, work(connection))
+      const result = await within(workDeadline, work(connection))
+      giveBack(connection, false)
+      return result
     } catch (error) {
-      broken = isConnectionLost(error) || error instanceof UnavailableError
+      giveBack(connection, isConnectionLost(error) || error instanceof UnavailableError)
       throw error
-    } finally {
-      if (!broken) connection.off('error', ignore)
-      connection.release(broken)
     }
   }
 
@@ -165,6 +163,11 @@ export class Database {
 
 // The query in flight is told of the error; an event that nobody hears would end the process.
 function ignore () {}
+
+function giveBack (connection: Connection, broken: boolean) {
+  if (!broken) connection.off('error', ignore)
+  connection.release(broken)
+}
 
 function asQueryable (connection: Connection): Queryable {
   return { query: (text, values) => connection.query({ text, values }) }
