@@ -3,7 +3,7 @@ import type { Balance } from './ledger/types.js'
 
 /** 400: an argument of a method is malformed, and nothing was done. `field` names it. */
 export class InvalidInputError extends createError('FST_CREDITS_INVALID', '%s %s', 400) {
-  constructor (readonly field: string, problem: string) {
+  constructor (readonly field: string, readonly problem: string) {
     super(field, problem)
   }
 }
@@ -23,6 +23,19 @@ export class InsufficientCreditsError extends createError(
 /** 403: the request names an account that is not the one `identify` found. */
 export class ForbiddenError extends createError(
   'FST_CREDITS_FORBIDDEN', 'The request names an account that is not its own', 403) {}
+
+/** 404: no hold, grant or usage record has this id, or it belongs to another account than the one named. */
+export class NotFoundError extends createError('FST_CREDITS_NOT_FOUND', 'There is no such %s', 404) {}
+
+/** 409: the hold was closed by another call, or has lapsed and cannot be extended. */
+export class HoldClosedError extends createError('FST_CREDITS_HOLD_CLOSED', 'The hold is closed', 409) {}
+
+/** 409: the grant has expired and cannot be revoked. */
+export class GrantClosedError extends createError('FST_CREDITS_GRANT_CLOSED', 'The grant has expired', 409) {}
+
+/** 409: the refund is more than the usage record has left to give back. */
+export class RefundExceedsError extends createError(
+  'FST_CREDITS_REFUND_EXCEEDS', 'The refund exceeds what is left of the usage record', 409) {}
 
 /** 409: the idempotency key was used before, for another request. Nothing was charged. */
 export class IdempotencyConflictError extends createError(

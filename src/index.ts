@@ -11,7 +11,7 @@ export { createLedger } from './ledger/index.js'
 export type { Connection, Pool, Queryable } from './ledger/database.js'
 export type { Metadata } from './ledger/metadata.js'
 export type * from './ledger/types.js'
-export type { CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions } from './options.js'
+export type { CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions, RecurringAllowance } from './options.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -34,8 +34,8 @@ async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions)
 
   fastify.decorate('credits', ledger.credits)
   const { read, deduct } = enabledRoutes(options.routes)
-  if (!read && !deduct) return
-  if (options.identify === undefined) {
+  if (!read && !deduct && options.management === undefined) return
+  if ((read || deduct) && options.identify === undefined) {
     fastify.log.warn('The credits routes believe the user_id they are sent: give identify, or guard them')
   }
   fastify.register(async scope => registerRoutes(scope, ledger, options), { prefix: options.prefix })

@@ -1,14 +1,32 @@
 import { Type, type TProperties } from '@sinclair/typebox'
-import type { FastifyRequest, RouteShorthandOptions } from 'fastify'
+import type { FastifyReply, FastifyRequest, RouteShorthandOptions } from 'fastify'
 import { InvalidOptionError } from './errors.js'
-import { Callable, compile, CreditsOrNone, Days, field, Limit, Milliseconds, UserId } from './ledger/fields.js'
+import { Callable, compile, CreditsOrNone, Days, field, Flag, Limit, Milliseconds, UserId } from './ledger/fields.js'
+
+/** An allowance that each period begins with. What is unspent of it at the end is gone, or carried as `rollover` says. */
+export interface RecurringAllowance {
+  /** Credits of each period: a whole number from 0 to 2^53 - 1. */
+  credits: number
+  /** The period, in the ledger's time zone. A week begins on Monday. */
+  every: 'day' | 'week' | 'month'
+  /** What is carried into the next period: nothing, all that is unspent, or up to `max` credits. Default: `'none'`. */
+  rollover?: 'none' | 'all' | { max: number }
+  /**
+   * Where periods begin: with the calendar's, or counted from the account's first day, where a 31st is the last day of
+   * a shorter month. Default: `'calendar'`.
+   */
+  anchor?: 'calendar' | 'account'
+}
 
 /** The options of a ledger; the plugin takes them too. */
 export interface LedgerOptions {
   /** The account of a call that names none; `null`: such a call is refused. Default: `'default_user'`. */
   defaultUser?: string | null
-  /** What an account starts with that is created on first access, in credits from 0 to 2^53 - 1. Default: 10000. */
-  allowance?: number
+  /**
+   * What an account starts with that is created on first access, in credits from 0 to 2^53 - 1; or an allowance that
+   * renews. Default: 10000.
+   */
+  allowance?: number | RecurringAllowance
   /** Days of usage history, today included. Default: 30. */
   historyDays?: number
   /** Entries of one page of history. Default: 1000. */
@@ -52,6 +70,12 @@ export interface FastifyAiCreditsOptions extends LedgerOptions {
    * the `user_id` they are sent. Default: none.
    */
   identify?: (request: FastifyRequest) => Identity | Promise<Identity>
+  /**
+   * Registers routes for services in other languages: grants, holds, refunds and the statement. `authorize` is called
+   * for each request, after validation and all of the host's hooks, and must let it through: one that throws, replies
+   * or answers `false` (403) does not. Default: there are no such routes.
+   */
+  management?: { authorize: (request: FastifyRequest, reply: FastifyReply) => unknown }
   /** Name of the `@fastify/postgres` instance to use. Default: the unnamed one. */
   pg?: string
   /** Opens a pool of the plugin's own, for a host without `@fastify/postgres`. Not together with `pg`. */
@@ -77,8 +101,6 @@ function isTimeZone (value: unknown) {
 const Prefix = field<string>('prefix', {},
   value => typeof value === 'string' && (value === '' || value.startsWith('/')) && !value.includes('*'),
   "must start with '/' and have no '*'")
-
-const Flag = field<boolean>('flag', {}, value => typeof value === 'boolean', 'must be true or false')
 
 const Name = field<string>('name', {}, value => typeof value === 'string' && value !== '', 'must be a string, not empty')
 
@@ -111,9 +133,37 @@ function isValid (schema: ReturnType<typeof strict>) {
   return (value: unknown) => problemOf(value) === undefined
 }
 
+const managementProblem = compile(Type.Object({ authorize: Callable }, { additionalProperties: false }))
+
+const Management = field<FastifyAiCreditsOptions['management']>('management', {},
+  value => managementProblem(value) === undefined, 'must be { authorize }, a function that lets requests through')
+
+const oneOf = (...values: string[]) => field<string>(`one of ${values}`, {}, value => values.includes(value as string),
+  `must be one of ${values.join(', ')}`)
+
+const rolloverProblem = compile(Type.Object({ max: CreditsOrNone }, { additionalProperties: false }))
+
+const Rollover = field<RecurringAllowance['rollover']>('rollover', {},
+  value => value === 'none' || value === 'all' || rolloverProblem(value) === undefined,
+  "must be 'none', 'all' or { max }")
+
+/** What is wrong with an allowance that renews. */
+export const allowanceProblem = compile(Type.Object({
+  credits: CreditsOrNone,
+  every: oneOf('day', 'week', 'month'),
+  rollover: Type.Optional(Rollover),
+  anchor: Type.Optional(oneOf('calendar', 'account'))
+}, { additionalProperties: false }))
+
+const oneOffProblem = compile(CreditsOrNone)
+
+const Allowance = field<number | RecurringAllowance>('allowance', {},
+  value => oneOffProblem(value) === undefined || allowanceProblem(value) === undefined,
+  `must be a whole number from 0 to ${Number.MAX_SAFE_INTEGER} or { credits, every, rollover, anchor }`)
+
 const ledgerSchema = {
   defaultUser: DefaultUser,
-  allowance: CreditsOrNone,
+  allowance: Allowance,
   historyDays: Days,
   historyLimit: Limit,
   timeZone: TimeZone,
@@ -128,6 +178,7 @@ const checkPluginOptions = compile(strict({
   prefix: Prefix,
   routes: Routes,
   identify: Callable,
+  management: Management,
   pg: Name,
   connectionString: Name,
   migrate: Flag,
@@ -136,7 +187,7 @@ const checkPluginOptions = compile(strict({
 
 const ledgerDefaults = {
   defaultUser: 'default_user' as string | null,
-  allowance: 10_000,
+  allowance: 10_000 as number | RecurringAllowance,
   historyDays: 30,
   historyLimit: 1000,
   timeZone: 'UTC',

@@ -27,7 +27,10 @@ t.test('a ledger needs a pool and nothing else', async t => {
 
 t.test('it has the methods of the contract and no others', async t => {
   const { ledger } = await migrated(t)
-  t.strictSame(Object.keys(ledger).sort(), ['balance', 'close', 'deduct', 'history', 'migrate'])
+  t.strictSame(Object.keys(ledger).sort(), [
+    'balance', 'capture', 'close', 'deduct', 'extend', 'grant', 'history', 'hold', 'migrate', 'reconcile', 'refund',
+    'release', 'revoke', 'setAllowance', 'setOverdraft', 'statement'
+  ])
   t.strictSame(Object.keys(await ledger.history()).sort(), ['cursor', 'entries'])
 })
 
@@ -90,6 +93,13 @@ t.test('a ledger with another time zone is refused', async t => {
   const other = createLedger(pool, { ...shared, timeZone: 'Asia/Tokyo' })
   await t.rejects(other.migrate(), { code: 'FST_CREDITS_TIME_ZONE' })
   await t.rejects(other.deduct(charge), { code: 'FST_CREDITS_TIME_ZONE' })
+})
+
+t.test('a time zone that only JavaScript knows is refused', async t => {
+  const pool = createPool(t, await createDatabase(t))
+  await t.rejects(createLedger(pool, { ...defaults, timeZone: 'Canada/East-Saskatchewan' }).migrate(),
+    { code: 'FST_CREDITS_INVALID_OPTION', option: 'timeZone' })
+  t.strictSame((await pool.query('select from ai_credit_settings')).rows, [])
 })
 
 t.test('close() waits for calls under way and refuses later ones', async t => {

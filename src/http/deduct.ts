@@ -4,7 +4,7 @@ import { shownBalance } from './balance.js'
 import { accountOf } from './identity.js'
 import { BODY_LIMIT } from './isolation.js'
 import type { RouteSettings } from './routes.js'
-import { deductBody, DeductHeaders, deductSchema, NoQuery, type DeductBody } from './schemas.js'
+import { deductBody, deductSchema, IdempotencyHeaders, NoQuery, type DeductBody } from './schemas.js'
 import { strictValidator } from './validation.js'
 
 interface DeductRoute {
@@ -18,7 +18,7 @@ export function deductRoute (fastify: FastifyInstance, ledger: PluginLedger, { m
     ...options,
     bodyLimit: BODY_LIMIT,
     schema: deductSchema(mustName, fastify.prefix),
-    validatorCompiler: strictValidator({ body: deductBody(mustName), headers: DeductHeaders, querystring: NoQuery })
+    validatorCompiler: strictValidator({ body: deductBody(mustName), headers: IdempotencyHeaders, querystring: NoQuery })
   }, async (request, reply) => {
     const { credits, operation, metadata } = request.body
     const idempotencyKey = request.headers['idempotency-key']

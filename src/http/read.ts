@@ -1,11 +1,12 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import type { PluginLedger } from '../ledger/index.js'
 import type { HistoryEntry } from '../ledger/types.js'
 import { accountOf } from './identity.js'
 import { shownBalance } from './balance.js'
+import { linkToNextPage } from './pages.js'
 import { readQuery, readSchema, type ReadQuery } from './schemas.js'
 import type { RouteSettings } from './routes.js'
-import { splitUrl, strictValidator } from './validation.js'
+import { strictValidator } from './validation.js'
 
 /** `GET /credits`: balance and usage history. */
 export function readRoute (fastify: FastifyInstance, ledger: PluginLedger, { mustName, options }: RouteSettings) {
@@ -15,13 +16,9 @@ export function readRoute (fastify: FastifyInstance, ledger: PluginLedger, { mus
     validatorCompiler: strictValidator({ querystring: readQuery(mustName) })
   }, async (request, reply) => {
     const { balance, entries, cursor } = await ledger.read(accountOf(request), { cursor: request.query.cursor })
-    if (cursor !== null) reply.header('link', `<${nextPage(request, cursor)}>; rel="next"`)
+    linkToNextPage(request, reply, cursor)
     return { credits: { ...shownBalance(balance), usage_history: entries.map(shownEntry) } }
   })
-}
-
-function nextPage ({ originalUrl, query }: FastifyRequest<{ Querystring: ReadQuery }>, cursor: string) {
-  return `${splitUrl(originalUrl).path}?${new URLSearchParams({ ...query, cursor })}`
 }
 
 // Twice: first so that these three come first, then so that no metadata replaces them. Spreading defines properties,

@@ -4,6 +4,7 @@ import type { CreditsRouteOptions, FastifyAiCreditsOptions } from '../options.js
 import { deductRoute } from './deduct.js'
 import { resolveAccount } from './identity.js'
 import { isolate } from './isolation.js'
+import { registerManagement } from './management/routes.js'
 import { readRoute } from './read.js'
 import { sharedSchemas } from './schemas.js'
 import { readQueryStrictly } from './validation.js'
@@ -16,7 +17,7 @@ export interface RouteSettings {
   options: CreditsRouteOptions
 }
 
-type Options = Pick<FastifyAiCreditsOptions, 'routes' | 'identify' | 'defaultUser'>
+type Options = Pick<FastifyAiCreditsOptions, 'routes' | 'identify' | 'defaultUser' | 'management'>
 
 /** Which of the routes there are, each with the host's own options for it; false: not there. */
 export function enabledRoutes (routes: Options['routes']) {
@@ -36,6 +37,11 @@ export function registerRoutes (fastify: FastifyInstance, ledger: PluginLedger, 
   fastify.addHook('preValidation', readQueryStrictly)
   if (read) readRoute(fastify, ledger, { mustName, options: endingWith(read, resolveAccount('query', options)) })
   if (deduct) deductRoute(fastify, ledger, { mustName, options: endingWith(deduct, resolveAccount('body', options)) })
+  const { management } = options
+  if (management !== undefined) {
+    const defaultless = options.defaultUser === null || options.identify !== undefined
+    fastify.register(async scope => registerManagement(scope, ledger, management, defaultless))
+  }
 }
 
 // A route's own preHandlers run after those of every context around it, whenever these were added.

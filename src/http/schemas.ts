@@ -5,7 +5,8 @@ import type { Metadata } from '../ledger/metadata.js'
 
 type RouteSchema = FastifySchema & Record<string, unknown>
 
-const whole = (description: string) => Type.Integer({ description })
+/** A whole number. */
+export const whole = (description: string) => Type.Integer({ description })
 
 const Balance = Type.Object({
   available: whole('What can be spent now: total - used - held'),
@@ -42,9 +43,11 @@ const InsufficientCredits = Type.Object({
 /** Schemas that both routes refer to, by which @fastify/swagger names them. */
 export const sharedSchemas: TSchema[] = [Balance, UsageEntry, CreditsError, InsufficientCredits]
 
-const refused = (description: string) => ({ ...Type.Ref(CreditsError.$id!), description })
+/** A refusal, by what it means. */
+export const refused = (description: string) => ({ ...Type.Ref(CreditsError.$id!), description })
 
-const refusals = {
+/** The refusals of every route. */
+export const refusals = {
   400: refused('The request is malformed; the message names the field'),
   401: refused('The request does not say who is asking'),
   403: refused('The request names an account that is not its own'),
@@ -53,6 +56,15 @@ const refusals = {
     headers: { 'Retry-After': { type: 'integer', description: 'Seconds to wait' } }
   }
 }
+
+/** The refusals of every route with a body. */
+export const bodyRefusals = {
+  413: refused('The body is larger than 64 KiB'),
+  415: refused('The body is not JSON')
+}
+
+/** The refusal where the balance is short. */
+export const insufficient = { ...Type.Ref(InsufficientCredits.$id!), description: 'The balance does not cover it; nothing was charged' }
 
 /** `GET /credits` under `prefix`. `mustName`: there is no default user. */
 export const readSchema = (mustName: boolean, prefix: string): RouteSchema => ({
@@ -77,7 +89,7 @@ export const deductSchema = (mustName: boolean, prefix: string): RouteSchema => 
   summary: 'Deduct credits',
   description: 'Spends credits of an account, all or nothing. With an Idempotency-Key a repeated request is charged once.',
   tags: ['credits'],
-  headers: DeductHeaders,
+  headers: IdempotencyHeaders,
   querystring: NoQuery,
   body: deductBody(mustName),
   response: {
@@ -87,17 +99,16 @@ export const deductSchema = (mustName: boolean, prefix: string): RouteSchema => 
       ...Type.Object({ message: Type.String(), credits: Type.Ref(Balance.$id!) })
     },
     ...refusals,
-    402: { ...Type.Ref(InsufficientCredits.$id!), description: 'The balance does not cover it; nothing was charged' },
-    409: refused('The Idempotency-Key was used for a different request'),
-    413: refused('The body is larger than 64 KiB'),
-    415: refused('The body is not JSON')
+    ...bodyRefusals,
+    402: insufficient,
+    409: refused('The Idempotency-Key was used for a different request')
   }
 })
 
-/** The headers of `POST /credits/deduct`. */
-export const DeductHeaders = Type.Object({ 'idempotency-key': Type.Optional(IdempotencyKey) })
+/** The headers of a route that can be repeated. */
+export const IdempotencyHeaders = Type.Object({ 'idempotency-key': Type.Optional(IdempotencyKey) })
 
-/** The query of `POST /credits/deduct`, which has none: an account named there would not be the one charged. */
+/** The query of a route that has none: an account named there would not be the one charged. */
 export const NoQuery = Type.Object({}, { additionalProperties: false })
 
 /** The query of `GET /credits`. */
@@ -114,13 +125,16 @@ export const deductBody = (mustName: boolean) => Type.Object({
   metadata: Type.Optional(MetadataField)
 }, { additionalProperties: false })
 
-// Unique in a document also where the plugin is registered several times: 'getCredits' under '/api', else with the
-// prefix in it.
-function operationId (name: string, prefix: string) {
+/**
+ * An operation's id, unique in a document also where the plugin is registered several times: 'getCredits' under
+ * '/api', else with the prefix in it.
+ */
+export function operationId (name: string, prefix: string) {
   return prefix === '/api' ? name : `${name}${prefix.replace(/\W+/g, '_') || '_'}`
 }
 
-function account (mustName: boolean): TUnsafe<string> {
+/** The field that names the account. */
+export function account (mustName: boolean): TUnsafe<string> {
   return mustName ? UserId : Type.Optional(UserId)
 }
 

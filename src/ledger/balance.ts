@@ -1,15 +1,14 @@
-import type { ParsedLedgerOptions } from '../options.js'
-import type { Database } from './database.js'
+import type { Context } from './context.js'
 import { resolveUserId } from './input.js'
 import type { Balance } from './types.js'
 
 /** The balance of an account, which is created if it is not there. */
-export async function balance (database: Database, options: ParsedLedgerOptions, userId?: string): Promise<Balance> {
+export async function balance ({ database, options, allowance }: Context, userId?: string): Promise<Balance> {
   const account = resolveUserId(userId, options.defaultUser)
   return balanceOf(await database.row({
     name: 'ai_credit_balance',
     text: 'select * from ai_credit_balance($1, $2, $3)',
-    values: lockTimeout => [account, JSON.stringify({ credits: options.allowance }), lockTimeout],
+    values: lockTimeout => [account, allowance, lockTimeout],
     repeatable: true
   }))
 }

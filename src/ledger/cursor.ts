@@ -31,7 +31,8 @@ function isPosition ({ day, used, operation, hash }: Record<keyof HistoryPositio
     typeof operation === 'string' && isStorable(operation) && typeof hash === 'string' && /^[0-9a-f]{64}$/.test(hash)
 }
 
-function isDay (day: string) {
+/** Whether this is a day of the calendar, `YYYY-MM-DD`. */
+export function isDay (day: string): boolean {
   const date = new Date(day)
   return /^\d{4}-\d{2}-\d{2}$/.test(day) && !Number.isNaN(date.valueOf()) && date.toISOString().startsWith(day) &&
     day >= '0001-01-01'

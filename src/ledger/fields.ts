@@ -1,6 +1,6 @@
 import { Kind, Type, TypeRegistry, type TSchema } from '@sinclair/typebox'
 import { TypeCompiler, ValueErrorType } from '@sinclair/typebox/compiler'
-import { decodeCursor } from './cursor.js'
+import { decodeCursor, isDay } from './cursor.js'
 import { isText } from './text.js'
 import { isMetadata, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, type Metadata } from './metadata.js'
 
@@ -53,6 +53,39 @@ export const Limit = whole('limit', 1, 100_000, 'Entries of one page')
 /** Milliseconds; the longest that a timer can run. */
 export const Milliseconds = whole('milliseconds', 1, 2 ** 31 - 1, 'Milliseconds')
 
+/** How long a hold lives: from 1 second to 24 hours, in milliseconds. */
+export const Ttl = whole('ttl', 1000, 86_400_000, 'Milliseconds until the hold lapses')
+
+/** Which grant burns first: the lower number. */
+export const Priority = whole('priority', 0, 100, 'The lower number burns first')
+
+/** True or false. */
+export const Flag = field<boolean>('flag', { type: 'boolean' }, value => typeof value === 'boolean', 'must be true or false')
+
+/** What to do where more is captured than is there. */
+export const Shortfall = field<'partial' | 'reject'>('shortfall', { type: 'string', enum: ['partial', 'reject'] },
+  value => value === 'partial' || value === 'reject', "must be 'partial' or 'reject'")
+
+/** Why: 1 to 255 characters. */
+export const Reason = text('reason', 'Why')
+
+/** A point in time of the calendar that PostgreSQL and JavaScript share: a Date or an ISO 8601 string with a zone. */
+export const Time = field<Date | string>('time', { type: 'string', format: 'date-time' }, isTime,
+  'must be a Date or an ISO 8601 time with a zone, from the year 1 to 9999')
+
+const ISO_8601 = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})$/
+
+function isTime (value: unknown) {
+  if (!(value instanceof Date) && !(typeof value === 'string' && isIso8601(value))) return false
+  const year = new Date(value).getUTCFullYear()
+  return year >= 1 && year <= 9999
+}
+
+// Date takes February 30 for March 2.
+function isIso8601 (text: string) {
+  return ISO_8601.test(text) && isDay(text.slice(0, 10))
+}
+
 /** Facts about the usage: a JSON object of at most 8 KiB. */
 export const MetadataField = field<Metadata>('metadata',
   { type: 'object', additionalProperties: true, description: 'Facts about the usage, at most 8 KiB of JSON' },
@@ -65,6 +98,21 @@ export const Cursor = field<string>('cursor',
   { type: 'string', minLength: 1, description: 'Where the page begins: the cursor of the page before' },
   value => decodeCursor(value) !== undefined,
   'must be the cursor of an earlier page')
+
+const digits = (name: string, description: string, expected: string) => field<string>(name,
+  { type: 'string', pattern: '^\\d{1,18}$', description },
+  value => typeof value === 'string' && /^\d{1,18}$/.test(value), expected)
+
+/** Where a page of a statement begins, as an earlier page said. */
+export const StatementCursor = digits('statement_cursor', 'Where the page begins: the cursor of the page before',
+  'must be the cursor of an earlier page')
+
+/** A whole number in a query. */
+export const WholeNumber = digits('whole_number', 'A whole number', 'must be a whole number')
+
+/** The id of a hold, a grant or a usage record. */
+export const Id = field<string>('id', { type: 'string', description: 'An id that the ledger answered' },
+  value => typeof value === 'string', 'must be a string')
 
 /** Anything that can be called. */
 export const Callable = field<(...args: any[]) => any>('function', {},

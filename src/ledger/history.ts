@@ -1,7 +1,6 @@
-import type { ParsedLedgerOptions } from '../options.js'
 import { balanceOf } from './balance.js'
+import type { Context } from './context.js'
 import { decodeCursor, encodeCursor } from './cursor.js'
-import type { Database } from './database.js'
 import { checkHistory, resolveUserId } from './input.js'
 import type { Metadata } from './metadata.js'
 import type { Balance, History, HistoryInput } from './types.js'
@@ -11,7 +10,7 @@ type Row = [string, number, string, Metadata, string]
 
 /** A page of daily usage, and the balance at that moment. The account is created if it is not there. */
 export async function history (
-  database: Database, options: ParsedLedgerOptions, userId?: string, input: HistoryInput = {}
+  { database, options, allowance }: Context, userId?: string, input: HistoryInput = {}
 ): Promise<History & { balance: Balance }> {
   const account = resolveUserId(userId, options.defaultUser)
   const { days = options.historyDays, limit = options.historyLimit, cursor } = checkHistory(input)
@@ -20,7 +19,7 @@ export async function history (
     name: 'ai_credit_history',
     text: 'select * from ai_credit_history($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
     values: lockTimeout => [
-      account, JSON.stringify({ credits: options.allowance }), lockTimeout, options.timeZone, days, limit + 1,
+      account, allowance, lockTimeout, options.timeZone, days, limit + 1,
       after?.day, after?.used, after?.operation, after && Buffer.from(after.hash, 'hex')
     ],
     repeatable: true

@@ -1,10 +1,17 @@
 import { parseLedgerOptions, type LedgerOptions, type ParsedLedgerOptions } from '../options.js'
 import { sampleData } from '../sql/index.js'
 import { balance } from './balance.js'
+import type { Context } from './context.js'
 import { Database, type Pool } from './database.js'
 import { deduct } from './deduct.js'
+import { grant, revoke } from './grant.js'
 import { history } from './history.js'
+import { capture, extend, hold, release } from './hold.js'
 import { migrate } from './migrate.js'
+import { reconcile } from './reconcile.js'
+import { refund } from './refund.js'
+import { statement } from './statement.js'
+import { setAllowance, setOverdraft } from './terms.js'
 import type { Balance, Credits, History, HistoryInput, Ledger } from './types.js'
 
 /** A ledger with what the plugin needs besides. */
@@ -32,19 +39,17 @@ export function createLedger (pool: Pool, options: LedgerOptions = {}): Ledger {
 export function openLedger (pool: Pool, options: ParsedLedgerOptions, onConnectionLost = ignore): PluginLedger {
   hearErrors(pool, onConnectionLost)
   const database = new Database(pool, options)
-  const read: PluginLedger['read'] = (userId, input) => history(database, options, userId, input)
-  const credits: Credits = {
-    deduct: input => deduct(database, options, input),
-    balance: userId => balance(database, options, userId),
-    async history (userId, input) {
-      const { entries, cursor } = await history(database, options, userId, input)
-      return { entries, cursor }
-    }
+  const { allowance } = options
+  const context: Context = {
+    database,
+    options,
+    allowance: JSON.stringify(typeof allowance === 'number' ? { credits: allowance } : allowance)
   }
+  const credits = operations(context)
   return {
     ...credits,
     credits,
-    read,
+    read: (userId, input) => history(context, userId, input),
     async migrate () {
       await database.lend(migrate)
       await database.start()
@@ -61,6 +66,28 @@ export function openLedger (pool: Pool, options: ParsedLedgerOptions, onConnecti
       })
     },
     close: () => database.close()
+  }
+}
+
+function operations (context: Context): Credits {
+  return {
+    deduct: input => deduct(context, input),
+    balance: userId => balance(context, userId),
+    async history (userId, input) {
+      const { entries, cursor } = await history(context, userId, input)
+      return { entries, cursor }
+    },
+    hold: input => hold(context, input),
+    capture: (holdId, input) => capture(context, holdId, input),
+    release: (holdId, input) => release(context, holdId, input),
+    extend: (holdId, input) => extend(context, holdId, input),
+    grant: input => grant(context, input),
+    revoke: (grantId, input) => revoke(context, grantId, input),
+    refund: input => refund(context, input),
+    setAllowance: (userId, allowance, input) => setAllowance(context, userId, allowance, input),
+    setOverdraft: (userId, overdraft, input) => setOverdraft(context, userId, overdraft, input),
+    statement: (userId, input) => statement(context, userId, input),
+    reconcile: (userId, input) => reconcile(context, userId, input)
   }
 }
 

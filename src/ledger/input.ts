@@ -1,28 +1,103 @@
 import { Type, type TProperties, type TSchema } from '@sinclair/typebox'
-import { InvalidInputError } from '../errors.js'
+import { InvalidInputError, NotFoundError } from '../errors.js'
 import type { Queryable } from './database.js'
-import type { DeductInput, HistoryInput } from './types.js'
-import { compile, Credits, Cursor, Days, field, IdempotencyKey, Limit, MetadataField, Operation, UserId } from './fields.js'
+import type {
+  CaptureInput, ClientInput, DeductInput, ExtendInput, GrantInput, HistoryInput, HoldInput, ReconcileInput, RefundInput,
+  ReleaseInput, RevokeInput, StatementInput
+} from './types.js'
+import {
+  Callable, compile, Credits, CreditsOrNone, Cursor, Days, field, Flag, Id, IdempotencyKey, Limit, MetadataField,
+  Operation, Priority, Reason, Shortfall, StatementCursor, Time, Ttl, UserId
+} from './fields.js'
 
 const Client = field<Queryable>('client', {},
   value => typeof (value as Queryable | null)?.query === 'function', 'must have a query method, like a client of pg')
 
-/** Checks what a caller handed in, and throws an InvalidInputError that names the field. */
-export const checkDeduct = checker<DeductInput>({
-  userId: Type.Optional(UserId),
+const ofAccount = { userId: Type.Optional(UserId), client: Type.Optional(Client) }
+
+const deductFields = {
+  ...ofAccount,
   credits: Credits,
   operation: Operation,
   metadata: Type.Optional(MetadataField),
-  idempotencyKey: Type.Optional(IdempotencyKey),
-  client: Type.Optional(Client)
-})
+  idempotencyKey: Type.Optional(IdempotencyKey)
+}
 
-/** The same for the arguments of history. */
+/** Checks what a caller handed in, and throws an InvalidInputError that names the field. */
+export const checkDeduct = checker<DeductInput>(deductFields)
+
+/** The same for the other operations. */
 export const checkHistory = checker<HistoryInput>({
   days: Type.Optional(Days),
   limit: Type.Optional(Limit),
   cursor: Type.Optional(Cursor)
 })
+
+export const checkHold = checker<HoldInput>({
+  ...deductFields,
+  ttl: Type.Optional(Ttl)
+})
+
+export const checkCapture = checker<CaptureInput>({
+  ...ofAccount,
+  credits: Type.Optional(Credits),
+  metadata: Type.Optional(MetadataField),
+  final: Type.Optional(Flag),
+  shortfall: Type.Optional(Shortfall),
+  idempotencyKey: Type.Optional(IdempotencyKey)
+})
+
+export const checkRelease = checker<ReleaseInput>(ofAccount)
+
+export const checkExtend = checker<ExtendInput>({ ...ofAccount, ttl: Ttl })
+
+export const checkGrant = checker<GrantInput>({
+  ...ofAccount,
+  credits: Credits,
+  reason: Type.Optional(Reason),
+  expiresAt: Type.Optional(Time),
+  priority: Type.Optional(Priority),
+  idempotencyKey: Type.Optional(IdempotencyKey)
+})
+
+export const checkRevoke = checker<RevokeInput>(ofAccount)
+
+export const checkRefund = checker<RefundInput>({
+  ...ofAccount,
+  usageId: Type.Optional(Id),
+  deductKey: Type.Optional(IdempotencyKey),
+  credits: Type.Optional(Credits),
+  reason: Type.Optional(Reason),
+  idempotencyKey: Type.Optional(IdempotencyKey)
+})
+
+export const checkStatement = checker<StatementInput>({
+  from: Type.Optional(Time),
+  to: Type.Optional(Time),
+  limit: Type.Optional(Limit),
+  cursor: Type.Optional(StatementCursor),
+  client: Type.Optional(Client)
+})
+
+export const checkReconcile = checker<ReconcileInput>({
+  batch: Type.Optional(Limit),
+  onProgress: Type.Optional(Callable)
+})
+
+export const checkClient = checker<ClientInput>({ client: Type.Optional(Client) })
+
+/** What is wrong with an overdraft. */
+export const overdraftProblem = compile(CreditsOrNone)
+
+const idProblem = compile(Id)
+
+/** An id as the database takes it. A string that no row can have is not found, rather than malformed. */
+export function rowId (id: string, what: string): string {
+  const problem = idProblem(id)
+  if (problem !== undefined) throw new InvalidInputError('id', problem.problem)
+  if (!/^\d{1,18}$/.test(id)) throw new NotFoundError(what)
+  return id
+}
 
 const userIdProblem = compile(UserId)
 

@@ -1,5 +1,6 @@
 import type { Queryable } from './database.js'
 import type { Metadata } from './metadata.js'
+import type { RecurringAllowance } from '../options.js'
 
 /** What an account holds, in credits. `available` is `total - used - held`. */
 export interface Balance {
@@ -73,6 +74,277 @@ export interface History {
   cursor: string | null
 }
 
+/** Where a call takes the host's own transaction. */
+export interface ClientInput {
+  /** The host's own open client of `pg`: the change commits or rolls back with the host's writes; see `deduct`. */
+  client?: Queryable
+}
+
+/** What `hold` takes. */
+export interface HoldInput extends ClientInput {
+  /** The account. Default: the default user. */
+  userId?: string
+  /** Credits to set aside: a whole number from 1 to 2^53 - 1. */
+  credits: number
+  /** What they will be spent on: 1 to 255 characters. */
+  operation: string
+  /** Facts about the usage, for the records of its captures. Default: `{}`. */
+  metadata?: Metadata
+  /** Milliseconds after which the hold lapses: from 1 second to 24 hours. Default: 15 minutes. */
+  ttl?: number
+  /** Names the request: repeated with the same key, it is answered again and nothing more is held. */
+  idempotencyKey?: string
+}
+
+/** What `hold` answers. */
+export interface Hold {
+  /** The hold, for `capture`, `release` and `extend`. */
+  id: string
+  userId: string
+  credits: number
+  operation: string
+  /** When it lapses. */
+  expiresAt: Date
+  balance: Balance
+  /** Whether the idempotency key had been used for this request. */
+  replayed: boolean
+}
+
+/** What `capture` takes. */
+export interface CaptureInput extends ClientInput {
+  /** The hold's account; another one is not found. Default: not checked. */
+  userId?: string
+  /** Credits to spend: a whole number from 1 to 2^53 - 1, also more than is held. Default: what the hold has left. */
+  credits?: number
+  /** Facts about the usage, over those of the hold. Default: `{}`. */
+  metadata?: Metadata
+  /** Close the hold and give back its remainder; `false` keeps the rest held, for parts. Default: true. */
+  final?: boolean
+  /**
+   * Where more is asked than the hold has and the balance covers: take what is there (`'partial'`), or refuse with
+   * InsufficientCreditsError and leave the hold as it was (`'reject'`). Default: `'partial'`.
+   */
+  shortfall?: 'partial' | 'reject'
+  /** Names the request, among the captures of this hold: it tells a retry from the next part. */
+  idempotencyKey?: string
+}
+
+/** What `capture` answers. */
+export interface Capture {
+  /** The usage record. */
+  id: string
+  holdId: string
+  userId: string
+  /** Credits spent. */
+  credits: number
+  /** Credits asked for that were not there. */
+  uncollected: number
+  balance: Balance
+  replayed: boolean
+}
+
+/** What `release` takes. */
+export interface ReleaseInput extends ClientInput {
+  /** The hold's account; another one is not found. Default: not checked. */
+  userId?: string
+}
+
+/** What `release` answers. */
+export interface Release {
+  /** The hold. */
+  id: string
+  userId: string
+  /** Credits that are available again. */
+  credits: number
+  balance: Balance
+  /** Whether it had been released, or had lapsed, before. */
+  replayed: boolean
+}
+
+/** What `extend` takes. */
+export interface ExtendInput extends ClientInput {
+  /** The hold's account; another one is not found. Default: not checked. */
+  userId?: string
+  /** Milliseconds from now: from 1 second to 24 hours. A hold is never shortened. */
+  ttl: number
+}
+
+/** What `extend` answers. */
+export interface Extension {
+  /** The hold. */
+  id: string
+  userId: string
+  /** Credits still held. */
+  credits: number
+  /** When it lapses now. */
+  expiresAt: Date
+  balance: Balance
+}
+
+/** What `grant` takes. */
+export interface GrantInput extends ClientInput {
+  /** The account. Default: the default user. */
+  userId?: string
+  /** Credits to add: a whole number from 1 to 2^53 - 1, as the total must be too. */
+  credits: number
+  /** Why, for the statement: 1 to 255 characters. */
+  reason?: string
+  /** When what is unspent of it leaves the total: a Date or an ISO 8601 time. Default: never. */
+  expiresAt?: Date | string
+  /** Which grant burns first: the lower number, then the earlier expiry, then the older. 0 to 100. Default: 50. */
+  priority?: number
+  /** Names the request: repeated with the same key, it is answered again and grants once. */
+  idempotencyKey?: string
+}
+
+/** What `grant` answers. */
+export interface Grant {
+  /** The grant, for `revoke`. */
+  id: string
+  userId: string
+  credits: number
+  /** When it expires; `null`: never. */
+  expiresAt: Date | null
+  priority: number
+  balance: Balance
+  replayed: boolean
+}
+
+/** What `revoke` takes. */
+export interface RevokeInput extends ClientInput {
+  /** The grant's account; another one is not found. Default: not checked. */
+  userId?: string
+}
+
+/** What `revoke` answers. */
+export interface Revocation {
+  /** The grant. */
+  id: string
+  userId: string
+  /** Credits taken back. */
+  credits: number
+  balance: Balance
+  /** Whether it had been revoked before. */
+  replayed: boolean
+}
+
+/** What `refund` takes. */
+export interface RefundInput extends ClientInput {
+  /** The account of the key, or of the usage record; another one's is not found. Default for a key: the default user. */
+  userId?: string
+  /** The usage record of a deduct or a capture. Either this or `deductKey`. */
+  usageId?: string
+  /** The idempotency key of a deduct. */
+  deductKey?: string
+  /** Credits to give back: a whole number of at least 1. Default: all that was not given back before. */
+  credits?: number
+  /** Why: 1 to 255 characters. */
+  reason?: string
+  /** Names the request: repeated with the same key, it is answered again and refunds once. */
+  idempotencyKey?: string
+}
+
+/** What `refund` answers. */
+export interface Refund {
+  /** The usage record of the refund, which is negative. */
+  id: string
+  /** The usage record that it gives back. */
+  usageId: string
+  userId: string
+  /** Credits given back. */
+  credits: number
+  balance: Balance
+  replayed: boolean
+}
+
+/** What `setAllowance` answers. */
+export interface AllowanceTerms {
+  userId: string
+  /** The allowance from the next renewal on, or from now where none was running; `null`: none. */
+  allowance: RecurringAllowance | null
+  /** When the running period ends; `null`: none is running. */
+  renewsAt: Date | null
+  balance: Balance
+}
+
+/** What `setOverdraft` answers. */
+export interface OverdraftTerms {
+  userId: string
+  /** How far below zero `available` may go, in credits. */
+  overdraft: number
+  balance: Balance
+}
+
+/** What `statement` takes. */
+export interface StatementInput extends ClientInput {
+  /** Entries from this time on: a Date or an ISO 8601 time. Default: from the opening. */
+  from?: Date | string
+  /** Entries before this time. Default: up to now. */
+  to?: Date | string
+  /** Entries of one page. Default: the option `historyLimit`. */
+  limit?: number
+  /** The cursor of the page before. */
+  cursor?: string
+}
+
+/** One change of an account. */
+export interface StatementEntry {
+  /** Its place in the account's order; the opening has 0. */
+  seq: number
+  kind: 'opening' | 'grant' | 'deduct' | 'hold' | 'capture' | 'release' | 'lapse' | 'refund' | 'expiry' | 'renewal' |
+    'revoke'
+  /** When it took effect. */
+  at: Date
+  /** By how many credits it changed what is available. */
+  amount: number
+  /** The balance after it. */
+  balance: Balance
+  /** The usage record, hold or grant that was made. */
+  id?: string
+  /** The hold of a capture, release or lapse; the grant of an expiry or revoke; the usage record of a refund. */
+  referenceId?: string
+  operation?: string
+  metadata?: Metadata
+  reason?: string
+  /** Of a renewal: periods that ended (0: the first began), credits that expired, the allowance from here on. */
+  details?: { periods: number, expired: number, allowance: RecurringAllowance | null }
+}
+
+/** A page of an account's changes, oldest first. */
+export interface Statement {
+  entries: StatementEntry[]
+  /** Where the next page begins; `null` when this is the last. */
+  cursor: string | null
+}
+
+/** What `reconcile` takes. */
+export interface ReconcileInput {
+  /** Accounts read by one statement. Default: 1000. */
+  batch?: number
+  /** Told after each batch. */
+  onProgress?: (progress: { accounts: number, differences: number }) => void
+}
+
+/** An identity that does not hold. */
+export interface Difference {
+  userId: string
+  /** What does not add up: `records`, `dailyUsage`, `holds`, `grants` or `entries`. */
+  identity: string
+  /** What the account says. */
+  expected: number
+  /** What its rows add up to. */
+  actual: number
+}
+
+/** What `reconcile` answers. */
+export interface Reconciliation {
+  /** Whether every identity holds. */
+  ok: boolean
+  /** Accounts that were checked. */
+  accounts: number
+  differences: Difference[]
+}
+
 /** Accounts of prepaid credits in PostgreSQL. Every method throws UnavailableError where the database gives no answer. */
 export interface Credits {
   /**
@@ -84,6 +356,52 @@ export interface Credits {
   balance (userId?: string): Promise<Balance>
   /** Daily usage of an account, which is created if it is not there. Throws InvalidInputError. */
   history (userId?: string, input?: HistoryInput): Promise<History>
+  /**
+   * Sets credits aside, for a call whose cost is known only afterwards. Throws InsufficientCreditsError,
+   * IdempotencyConflictError and InvalidInputError.
+   */
+  hold (input: HoldInput): Promise<Hold>
+  /**
+   * Turns a hold, or a part of it, into spending; what goes beyond it is drawn from what is available. One that has
+   * lapsed is charged all the same, as far as credits are available. Repeating the capture that closed a hold answers
+   * it again. Throws NotFoundError, HoldClosedError, IdempotencyConflictError, InvalidInputError, and
+   * InsufficientCreditsError (`shortfall: 'reject'`).
+   */
+  capture (holdId: string, input?: CaptureInput): Promise<Capture>
+  /**
+   * Gives back what a hold has left; releasing it again, or after it has lapsed, answers the same. Throws
+   * NotFoundError, HoldClosedError (it was captured) and InvalidInputError.
+   */
+  release (holdId: string, input?: ReleaseInput): Promise<Release>
+  /** Lets an open hold live longer. Throws NotFoundError, HoldClosedError and InvalidInputError. */
+  extend (holdId: string, input: ExtendInput): Promise<Extension>
+  /** Adds credits: a purchase, a bonus. Throws IdempotencyConflictError and InvalidInputError. */
+  grant (input: GrantInput): Promise<Grant>
+  /**
+   * Takes back what is unspent of a grant, but for what open holds keep of it; revoking it again answers the same.
+   * Throws NotFoundError, GrantClosedError (it has expired) and InvalidInputError.
+   */
+  revoke (grantId: string, input?: RevokeInput): Promise<Revocation>
+  /**
+   * Gives spent credits back, in parts up to the whole of a usage record. They pay debt first, then return to the
+   * grants that they came from, the last to burn first; what fits in none becomes a grant that does not expire. Throws
+   * NotFoundError, RefundExceedsError, IdempotencyConflictError and InvalidInputError.
+   */
+  refund (input: RefundInput): Promise<Refund>
+  /**
+   * Gives one account an allowance of its own: from its next renewal on, or at once where none is running; `null`:
+   * none any more. Throws InvalidInputError.
+   */
+  setAllowance (userId: string | undefined, allowance: RecurringAllowance | null, input?: ClientInput): Promise<AllowanceTerms>
+  /** Lets one account go below zero, down to `-credits`; 0: never, as at first. Throws InvalidInputError. */
+  setOverdraft (userId: string | undefined, credits: number, input?: ClientInput): Promise<OverdraftTerms>
+  /** Every change of an account, oldest first, each with the balance after it. Throws InvalidInputError. */
+  statement (userId?: string, input?: StatementInput): Promise<Statement>
+  /**
+   * Checks that an account, or every account where none is named, agrees with its records, daily usage, holds, grants
+   * and entries. Reads only. Throws InvalidInputError.
+   */
+  reconcile (userId?: string, input?: ReconcileInput): Promise<Reconciliation>
 }
 
 /** A ledger without Fastify. */

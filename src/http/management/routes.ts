@@ -1,0 +1,35 @@
+import type { FastifyInstance, preHandlerAsyncHookHandler } from 'fastify'
+import { ForbiddenError } from '../../errors.js'
+import type { Credits } from '../../ledger/types.js'
+import type { FastifyAiCreditsOptions } from '../../options.js'
+import { actionRoute } from './action.js'
+import { grantAction } from './grants.js'
+import { captureAction, extendAction, holdAction, releaseAction } from './holds.js'
+import { refundAction } from './refunds.js'
+import { statementRoute } from './statement.js'
+
+type Management = NonNullable<FastifyAiCreditsOptions['management']>
+
+/**
+ * Registers the routes for services in other languages, in a context of their own. `mustName`: there is no default
+ * user.
+ */
+export function registerManagement (
+  fastify: FastifyInstance, ledger: Credits, { authorize }: Management, mustName: boolean
+): void {
+  const preHandler = guard(authorize)
+  const actions = [
+    grantAction(ledger, mustName), holdAction(ledger, mustName), captureAction(ledger), releaseAction(ledger),
+    extendAction(ledger), refundAction(ledger)
+  ]
+  for (const action of actions) actionRoute(fastify, action, preHandler)
+  statementRoute(fastify, ledger, mustName, preHandler)
+}
+
+// A route's own preHandler, so that all hooks of the host have run.
+function guard (authorize: Management['authorize']): preHandlerAsyncHookHandler {
+  return async (request, reply) => {
+    if (await authorize(request, reply) === false) throw new ForbiddenError()
+    if (reply.sent) return reply
+  }
+}

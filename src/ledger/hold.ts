@@ -1,0 +1,96 @@
+import type { Context } from './context.js'
+import { balanceOf } from './balance.js'
+import { checkCapture, checkExtend, checkHold, checkRelease, resolveUserId, rowId } from './input.js'
+import type { Capture, CaptureInput, Extension, ExtendInput, Hold, HoldInput, Release, ReleaseInput } from './types.js'
+import { judge } from './verdict.js'
+
+const DEFAULT_TTL = 15 * 60_000
+
+const asked = { what: 'hold' }
+
+/** Sets credits aside. */
+export async function hold ({ database, options, allowance }: Context, input: HoldInput): Promise<Hold> {
+  const { credits, operation, metadata = {}, ttl = DEFAULT_TTL, idempotencyKey = null, client, ...rest } = checkHold(input)
+  const userId = resolveUserId(rest.userId, options.defaultUser)
+  const json = JSON.stringify(metadata) // now: the caller's object may change before the statement is sent
+  const row = await database.row({
+    name: 'ai_credit_hold',
+    text: 'select * from ai_credit_hold($1, $2, $3, $4, $5, $6, $7, $8)',
+    values: lockTimeout => [
+      userId, credits, operation, json, ttl, idempotencyKey, allowance, lockTimeout
+    ],
+    repeatable: idempotencyKey !== null
+  }, client)
+  const replayed = judge(row, { credits })
+  return {
+    id: String(row.id), userId, credits, operation, expiresAt: new Date(row.expires_at), balance: balanceOf(row), replayed
+  }
+}
+
+/** Turns a hold, or a part of it, into spending. */
+export async function capture (
+  { database, options, allowance }: Context, holdId: string, input: CaptureInput = {}
+): Promise<Capture> {
+  const {
+    userId = null, credits = null, metadata = null, final = true, shortfall = 'partial', idempotencyKey = null, client
+  } = checkCapture(input)
+  const id = rowId(holdId, 'hold')
+  const json = metadata && JSON.stringify(metadata)
+  const row = await database.row({
+    name: 'ai_credit_capture',
+    text: 'select * from ai_credit_capture($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
+    values: lockTimeout => [
+      id, userId, credits, json, final, shortfall, idempotencyKey, allowance,
+      options.timeZone, lockTimeout
+    ],
+    repeatable: idempotencyKey !== null || final // a hold is closed once, whoever repeats it
+  }, client)
+  const replayed = judge(row, { ...asked, credits: Number(row.required) })
+  return {
+    id: String(row.record_id),
+    holdId,
+    userId: row.user_id,
+    credits: Number(row.credits),
+    uncollected: Number(row.uncollected),
+    balance: balanceOf(row),
+    replayed
+  }
+}
+
+/** Gives back what a hold has left. */
+export async function release (
+  { database, allowance }: Context, holdId: string, input: ReleaseInput = {}
+): Promise<Release> {
+  const { userId = null, client } = checkRelease(input)
+  const id = rowId(holdId, 'hold')
+  const row = await database.row({
+    name: 'ai_credit_release',
+    text: 'select * from ai_credit_release($1, $2, $3, $4)',
+    values: lockTimeout => [id, userId, allowance, lockTimeout],
+    repeatable: true
+  }, client)
+  const replayed = judge(row, asked)
+  return { id: holdId, userId: row.user_id, credits: Number(row.credits), balance: balanceOf(row), replayed }
+}
+
+/** Lets a hold live longer. */
+export async function extend (
+  { database, allowance }: Context, holdId: string, input: ExtendInput
+): Promise<Extension> {
+  const { userId = null, ttl, client } = checkExtend(input)
+  const id = rowId(holdId, 'hold')
+  const row = await database.row({
+    name: 'ai_credit_extend',
+    text: 'select * from ai_credit_extend($1, $2, $3, $4, $5)',
+    values: lockTimeout => [id, userId, ttl, allowance, lockTimeout],
+    repeatable: true
+  }, client)
+  judge(row, asked)
+  return {
+    id: holdId,
+    userId: row.user_id,
+    credits: Number(row.credits),
+    expiresAt: new Date(row.expires_at),
+    balance: balanceOf(row)
+  }
+}
