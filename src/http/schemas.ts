@@ -44,10 +44,10 @@ const InsufficientCredits = Type.Object({
 export const sharedSchemas: TSchema[] = [Balance, UsageEntry, CreditsError, InsufficientCredits]
 
 /** A refusal, by what it means. */
-export const refused = (description: string) => ({ ...Type.Ref(CreditsError.$id!), description })
+export const refused = (description: string): object => ({ ...Type.Ref(CreditsError.$id!), description })
 
 /** The refusals of every route. */
-export const refusals = {
+export const refusals: Record<number, object> = {
   400: refused('The request is malformed; the message names the field'),
   401: refused('The request does not say who is asking'),
   403: refused('The request names an account that is not its own'),
@@ -58,13 +58,13 @@ export const refusals = {
 }
 
 /** The refusals of every route with a body. */
-export const bodyRefusals = {
+export const bodyRefusals: Record<number, object> = {
   413: refused('The body is larger than 64 KiB'),
   415: refused('The body is not JSON')
 }
 
 /** The refusal where the balance is short. */
-export const insufficient = { ...Type.Ref(InsufficientCredits.$id!), description: 'The balance does not cover it; nothing was charged' }
+export const insufficient: object = { ...Type.Ref(InsufficientCredits.$id!), description: 'The balance does not cover it; nothing was charged' }
 
 /** `GET /credits` under `prefix`. `mustName`: there is no default user. */
 export const readSchema = (mustName: boolean, prefix: string): RouteSchema => ({

@@ -11,9 +11,8 @@ export interface ClockedDatabase {
 }
 
 /**
- * An empty database in which `statement_timestamp()` and `clock_timestamp()` are what the test says. The product has no
- * switch for this: a schema that comes before pg_catalog in the search path of the test's connections has functions of
- * these names.
+ * An empty database in which `statement_timestamp()` is what the test says. The product has no switch for this: a schema
+ * that comes before pg_catalog in the search path of the test's connections has a function of that name.
  */
 export async function createClockedDatabase (t: Test, time: string): Promise<ClockedDatabase> {
   const plain = await createDatabase(t)
@@ -26,8 +25,6 @@ export async function createClockedDatabase (t: Test, time: string): Promise<Clo
     create table test_clock.clock (instant timestamptz not null);
     insert into test_clock.clock values (now());
     create function test_clock.statement_timestamp() returns timestamptz
-    language sql stable return (select instant from test_clock.clock);
-    create function test_clock.clock_timestamp() returns timestamptz
     language sql stable return (select instant from test_clock.clock);`)
   const setClock = async (instant: string) => {
     await client.query('update test_clock.clock set instant = $1', [instant])

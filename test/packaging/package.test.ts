@@ -101,7 +101,7 @@ const typedUse = `
   app.register(credits, { allowence: 500 })
 
   export async function charge (pool: Pool, options: FastifyAiCreditsOptions): Promise<number> {
-    const { balance } = await app.credits.deduct({ userId: 'ann', credits: options.allowance ?? 1, operation: 'chat' })
+    const { balance } = await app.credits.deduct({ userId: 'ann', credits: options.historyDays ?? 1, operation: 'chat' })
     // @ts-expect-error credits are numbers
     await app.credits.deduct({ credits: '100', operation: 'chat' })
     try {
