@@ -1,7 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import Fastify from 'fastify'
 import { describe, expect, test } from 'tstyche'
-import credits, { fastifyAiCredits, type FastifyAiCreditsOptions, type Identity } from '../../src/index.js'
+import credits, { fastifyAiCredits, type FastifyAiCreditsOptions, type Identity, type RecurringAllowance } from '../../src/index.js'
 
 const app = Fastify()
 declare const signIn: (request: FastifyRequest) => Promise<void>
@@ -15,10 +15,10 @@ describe('the options', () => {
   })
 
   test('are what they are said to be', () => {
-    expect<Required<Omit<FastifyAiCreditsOptions, 'routes' | 'identify'>>>().type.toBe<{
+    expect<Required<Omit<FastifyAiCreditsOptions, 'routes' | 'identify' | 'management'>>>().type.toBe<{
       prefix: string
       defaultUser: string | null
-      allowance: number
+      allowance: number | RecurringAllowance
       pg: string
       connectionString: string
       migrate: boolean
@@ -29,6 +29,17 @@ describe('the options', () => {
       timeout: number
       prepare: boolean
     }>()
+  })
+
+  test('an allowance may renew', () => {
+    expect(options).type.toBeCallableWith({ allowance: { credits: 5, every: 'month' as const, rollover: { max: 2 } } })
+    expect(options).type.not.toBeCallableWith({ allowance: { credits: 5, every: 'year' } })
+    expect(options).type.not.toBeCallableWith({ allowance: { credits: 5 } })
+  })
+
+  test('management needs authorize', () => {
+    expect(options).type.toBeCallableWith({ management: { authorize: signIn } })
+    expect(options).type.not.toBeCallableWith({ management: {} })
   })
 
   test('hold no others', () => {
