@@ -39,7 +39,19 @@ t.test('balances, records and ids survive', async t => {
       ...{ ...nothing, opening_total: '10' }
     }
   ])
-  const common = { user_id: 'ann', kind: 'deduct', total_after: '5000', held_after: '0', idempotency_key: null, request_hash: null }
+  const common = {
+    user_id: 'ann',
+    kind: 'deduct',
+    total_after: '5000',
+    held_after: '0',
+    idempotency_key: null,
+    request_hash: null,
+    hold_id: null,
+    amount: null,
+    uncollected: null,
+    refunded_id: null,
+    reason: null
+  }
   t.strictSame(await rows(app, `
     select *, created_at at time zone 'UTC' || '' as created_at from ai_credit_usage order by id`), [
     {

@@ -193,7 +193,8 @@ t.test('the last day of a 29th of February comes back after a year',
 
 t.test('whatever touches the account first renews it, once', onLedger('2024-05-01T12:00:00Z', { allowance: daily },
   async (t, { credits, at }) => {
-    const first: Record<string, (userId: string, holdId: string, usageId: string) => Promise<{ balance: Balance } | Balance>> = {
+    type Touch = (userId: string, holdId: string, usageId: string) => Promise<{ balance: Balance } | Balance>
+    const first: Record<string, Touch> = {
       balance: userId => credits.balance(userId),
       deduct: userId => credits.deduct({ userId, credits: 1, operation: 'chat' }),
       hold: userId => credits.hold({ userId, credits: 1, operation: 'chat' }),
@@ -328,8 +329,8 @@ t.test('a hold that is open at the renewal keeps what it holds', onLedger('2024-
     t.strictSame(await credits.balance('lapsed'), balance(10))
   }))
 
-t.test('what a hold keeps is not carried as well', onLedger('2024-05-01T12:00:00Z', { allowance: { ...daily, rollover: 'all' } },
-  async (t, { credits, at }) => {
+t.test('what a hold keeps is not carried as well',
+  onLedger('2024-05-01T12:00:00Z', { allowance: { ...daily, rollover: 'all' } }, async (t, { credits, at }) => {
     const { id } = await credits.hold({ userId: 'ann', credits: 4, operation: 'chat', ttl: 86_400_000 })
     await at('2024-05-02T00:00:00Z')
     t.strictSame(await credits.balance('ann'), balance(20, 0, 4))

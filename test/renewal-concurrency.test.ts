@@ -35,7 +35,7 @@ for (const [title, created, boundary, periods] of [
     }))
 }
 
-t.test('a thousand accounts that two processes touch at once renew once each', onLedger('2024-05-01T12:00:00Z', options,
+t.test('five hundred accounts, each touched by two ledgers at once, renew once each', onLedger('2024-05-01T12:00:00Z', options,
   async (t, { credits, at, connectionString, pool }) => {
     const users = Array.from({ length: 500 }, (_, index) => `user ${index}`)
     await Promise.all(users.map(userId => credits.deduct({ userId, credits: 1, operation: 'chat' })))
@@ -43,6 +43,7 @@ t.test('a thousand accounts that two processes touch at once renew once each', o
     const ledgers = [1, 2].map(() => createLedger(createPool(t, connectionString, { max: 10 }), options))
     const answers = await Promise.all(users.flatMap(userId => ledgers.map(ledger => ledger.balance(userId))))
     t.strictSame(answers, answers.map(() => ({ available: 1100, total: 1100, used: 0, held: 0 })))
-    t.strictSame((await pool.query('select count(*)::integer, count(distinct user_id)::integer as users from ai_credit_events')).rows,
-      [{ count: 500, users: 500 }])
+    const { rows } = await pool.query(`
+      select count(*)::integer, count(distinct user_id)::integer as users from ai_credit_events`)
+    t.strictSame(rows, [{ count: 500, users: 500 }])
   }))

@@ -238,7 +238,8 @@ t.test('an account of the original tables has one, from the balance that its rec
       ('less', 100, 5, '2024-01-02', '2024-02-03'), ('below', 10, 25, '2024-01-02', '2024-02-03');
     insert into ai_credit_usage (user_id, credits_used, operation, metadata, created_at) values
       ('ann', 100, 'chat', '{"words": 7}', '2024-02-01 10:00:00'), ('ann', 200, 'image', null, '2024-02-03 04:05:06'),
-      ('more', 20, 'chat', '{}', '2024-02-01'), ('less', 20, 'chat', '{}', '2024-02-01'), ('below', 25, 'chat', '{}', '2024-02-01')`)
+      ('more', 20, 'chat', '{}', '2024-02-01'), ('less', 20, 'chat', '{}', '2024-02-01'),
+      ('below', 25, 'chat', '{}', '2024-02-01')`)
   const { credits } = await buildGateway(t, {}, { connectionString })
 
   const { entries } = await credits.statement('ann')
@@ -247,8 +248,10 @@ t.test('an account of the original tables has one, from the balance that its rec
     { seq: 1, kind: 'deduct', amount: -100, balance: balance(5000, 100), operation: 'chat', metadata: { words: 7 } },
     { seq: 2, kind: 'deduct', amount: -200, balance: balance(5000, 300), operation: 'image', metadata: {} }
   ])
-  t.match((await credits.statement('more')).entries, [{ amount: 50, balance: balance(100, 50) }, { balance: balance(100, 70) }])
-  t.match((await credits.statement('less')).entries, [{ amount: 115, balance: balance(100, -15) }, { balance: balance(100, 5) }])
+  t.match((await credits.statement('more')).entries,
+    [{ amount: 50, balance: balance(100, 50) }, { balance: balance(100, 70) }])
+  t.match((await credits.statement('less')).entries,
+    [{ amount: 115, balance: balance(100, -15) }, { balance: balance(100, 5) }])
   t.match(await credits.reconcile(), { ok: true, accounts: 4, differences: [] })
 
   for (const userId of ['ann', 'more', 'less', 'below']) {
@@ -287,6 +290,7 @@ async function readPages (credits: Credits, input: object): Promise<StatementEnt
   for (let cursor: string | null | undefined; cursor !== null;) {
     const page = await credits.statement('ann', { ...input, ...cursor !== undefined && { cursor } })
     pages.push(page.entries)
+    if (pages.length > 100) throw new Error('The pages do not end')
     cursor = page.cursor
   }
   return pages

@@ -116,8 +116,8 @@ t.test('null ends an allowance with its period', onLedger('2024-05-01T12:00:00Z'
     t.strictSame((await credits.setAllowance('ann', null)).renewsAt, null, 'none is running')
   }))
 
-t.test('what an ended allowance carried stays, and burns last', onLedger('2024-05-01T12:00:00Z', { allowance: { ...daily, rollover: 'all' } },
-  async (t, { credits, at }) => {
+t.test('what an ended allowance carried stays, and burns last',
+  onLedger('2024-05-01T12:00:00Z', { allowance: { ...daily, rollover: 'all' } }, async (t, { credits, at }) => {
     await credits.setAllowance('ann', null)
     await at('2024-05-02T00:00:00Z')
     t.strictSame(await credits.balance('ann'), balance(10))
@@ -223,7 +223,8 @@ t.test('malformed terms are refused, with the field', onLedger('2024-05-01T12:00
     [{ credits: 1, every: 'year' }, 'allowance/every'], [{ ...daily, rollover: 'max' }, 'allowance/rollover'],
     [{ ...daily, anchor: 'monday' }, 'allowance/anchor'], [{ ...daily, starts: 'now' }, 'allowance/starts']
   ]) {
-    await t.rejects(credits.setAllowance('ann', allowance as RecurringAllowance), invalid(field as string), JSON.stringify(allowance))
+    await t.rejects(credits.setAllowance('ann', allowance as RecurringAllowance), invalid(field as string),
+      JSON.stringify(allowance))
   }
   for (const overdraft of [undefined, null, -1, 0.5, '1', 2 ** 53]) {
     await t.rejects(credits.setOverdraft('ann', overdraft as number), invalid('credits'), String(overdraft))

@@ -32,7 +32,7 @@ t.test('accounts, records, daily usage and settings stay as they are', onVersion
   t.equal(before.length, 3 + 3 + 3 + 1)
 }))
 
-t.test('what version 1 wrote is answered, replayed, refunded, stated and reconciled', onVersion1(async (t, { old, upgrade }) => {
+t.test('what version 1 wrote is answered, replayed, refunded and stated', onVersion1(async (t, { old, upgrade }) => {
   const first = await old.deduct('ann', 7, { words: 3 }, 'k')
   await old.deduct('ann', 5)
   const credits = await upgrade()
@@ -52,7 +52,7 @@ t.test('what version 1 wrote is answered, replayed, refunded, stated and reconci
     [[0, 'opening', 100], [1, 'deduct', -7], [2, 'deduct', -5], [3, 'refund', 2], [4, 'refund', 5]])
 }))
 
-t.test('an account of version 1 takes holds, grants and an allowance that renews', onVersion1(async (t, { at, old, upgrade }) => {
+t.test('an account of version 1 takes all that is new', onVersion1(async (t, { at, old, upgrade }) => {
   await old.deduct('ann', 30)
   const credits = await upgrade()
   await credits.grant({ userId: 'ann', credits: 20, expiresAt: '2024-05-01T18:00:00Z' })
@@ -74,7 +74,7 @@ t.test('accounts of the original tables come along', onVersion1(async (t, { pool
   t.strictSame((await pool.query('select count(*)::integer from ai_credits')).rows, [{ count: 2 }])
 }, original))
 
-t.test('a running process of version 1 goes on: deducts, keys, reads, new accounts', onVersion1(async (t, { old, upgrade }) => {
+t.test('a running process of version 1 goes on as before', onVersion1(async (t, { old, upgrade }) => {
   const first = await old.deduct('ann', 7, { words: 3 }, 'k')
   await old.balance('ann')
   await old.history('ann')
@@ -85,7 +85,7 @@ t.test('a running process of version 1 goes on: deducts, keys, reads, new accoun
   t.match(await old.deduct('ann', 5), { verdict: 'accepted', total: '100', used: '12', held: '0' })
   t.match(await old.deduct('ann', 89), { verdict: 'insufficient', total: '100', used: '12', held: '0' })
   t.strictSame(await old.balance('ann'), { total: '100', used: '12', held: '0' })
-  t.match(await old.history('ann'), { used: '12', entries: /^\[\["2024-05-01", ?7, "chat", \{"words": 3\}, .*"2024-05-01", ?5/s })
+  t.match(await old.history('ann'), { used: '12', entries: /^\[\["2024-05-01", 7, .*"2024-05-01", 5, /s })
   t.match(await old.deduct('new', 1), { verdict: 'accepted', total: '100', used: '1' })
   t.strictSame(await credits.balance('new'), { available: 99, total: 100, used: 1, held: 0 })
   t.match(await credits.deduct({ userId: 'ann', credits: 5, operation: 'chat', idempotencyKey: 'n' }), { replayed: false })
@@ -115,7 +115,7 @@ for (const touch of ['deduct', 'balance', 'history'] as const) {
   }))
 }
 
-t.test('an account that it creates gets an allowance that renews from setAllowance only', onVersion1(async (t, { at, old, upgrade }) => {
+t.test('an account that it creates has the one-off allowance that it knows', onVersion1(async (t, { at, old, upgrade }) => {
   const credits = await upgrade()
   await old.balance('ann')
   await at('2024-06-01T12:00:00Z')
@@ -140,13 +140,18 @@ t.test('no charge fails or is lost while the tables are upgraded', { skip: pglit
     t.match(await credits.reconcile(), { ok: true, accounts: 20 })
   }))
 
+// Migration 1 asks with this one, too, whether it is late.
+const CLOCK_OF_VERSION_1 = `
+  create or replace function test_clock.clock_timestamp() returns timestamptz
+  language sql stable return statement_timestamp();`
+
 // A test on a database as version 0.1.0 of this library left it, with the statements that a process of that version
 // sends on connections of its own, and the upgrade. At its end every account must reconcile.
 function onVersion1 (body: (t: Test, database: Version1) => Promise<void>, before = '') {
   return async (t: Test) => {
     const { connectionString, setClock } = await createClockedDatabase(t, start)
     const pool = createPool(t, connectionString)
-    await pool.query(before + migrations[0]!.sql)
+    await pool.query(CLOCK_OF_VERSION_1 + before + migrations[0]!.sql)
     await pool.query("select ai_credit_use_time_zone('UTC')")
     const upgrade = async (through = pool) => {
       const credits = createLedger(through, { allowance: 100, prepare: !pglite })

@@ -163,21 +163,21 @@ export function callOf (command: Command, known: Known): Call | undefined {
     case 'wait': case 'option': return undefined
     case 'again': return pick(known.calls, command.nth)
     case 'balance': return { method: 'balance', args: [known.users[command.user]] }
-    case 'deduct': case 'hold': return of1(command.do, { userId: known.users[command.user], ...command.input })
-    case 'grant': return of1('grant', { userId: known.users[command.user], ...command.input, ...until(command.input, known) })
+    case 'deduct': case 'hold': return on(command.do, { userId: known.users[command.user], ...command.input })
+    case 'grant': return on('grant', { userId: known.users[command.user], ...command.input, ...until(command.input, known) })
     case 'setAllowance': case 'setOverdraft':
       return { method: command.do, args: [known.users[command.user], command.input] }
     case 'capture': case 'release': case 'extend':
       return { method: command.do, args: [pick(known.holds, command.nth) ?? UNKNOWN, named(command, known)] }
     case 'revoke': return { method: 'revoke', args: [pick(known.grants, command.nth) ?? UNKNOWN, named(command, known)] }
-    case 'refund': return of1('refund', { ...named(command, known), ...spentBy(command, known) })
+    case 'refund': return on('refund', { ...named(command, known), ...spentBy(command, known) })
   }
 }
 
 /** An id that nothing has. */
 export const UNKNOWN = '999999999999'
 
-function of1 (method: Call['method'], input: object): Call {
+function on (method: Call['method'], input: object): Call {
   return { method, args: [input] }
 }
 

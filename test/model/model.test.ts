@@ -9,6 +9,7 @@ import { callOf, command, option, prelude, start, type Call, type Command, type 
 import { Ids } from './ids.js'
 import { expectedOf, outcomeOf, type Outcome } from './outcome.js'
 import { Reference } from './reference.js'
+import { runs, seed } from './settings.js'
 
 const PAGE = 7
 const ENOUGH = 300
@@ -24,10 +25,7 @@ const everything = [
   'replayed'
 ]
 
-const numRuns = Number(process.env.MODEL_RUNS ?? 300)
-const seed = process.env.MODEL_SEED === undefined ? Date.now() % 2 ** 31 : Number(process.env.MODEL_SEED)
-
-const timeout = 60_000 + numRuns * 500
+const timeout = 60_000 + runs * 500
 // The first for this process, the second for the test runner, whose limit is meant for a single file.
 t.setTimeout(timeout)
 t.comment(`timeout=${timeout}`)
@@ -48,11 +46,11 @@ t.test(`random sequences of calls are answered as the reference answers them (MO
     for (const command of [...prelude, ...commands]) await session.obey(command)
     await session.compareStatements()
   })
-  await fc.assert(property, { seed, numRuns })
-  t.pass(`${numRuns} sequences`)
+  await fc.assert(property, { seed, numRuns: runs })
+  t.pass(`${runs} sequences`)
 })
 
-t.test('they came to everything that a call can come to', { skip: numRuns < ENOUGH && 'too few sequences' }, async t => {
+t.test('they came to everything that a call can come to', { skip: runs < ENOUGH && 'too few sequences' }, async t => {
   t.strictSame(everything.filter(what => !seen.has(what)), [])
 })
 

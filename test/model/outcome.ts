@@ -8,6 +8,7 @@ export interface Outcome {
   refusal?: { code: string, field?: string, required?: number, credits?: object }
 }
 
+/** What the ledger makes of a call. That it cannot be reached is no answer, and fails the test. */
 export async function outcomeOf (ledger: Credits, { method, args }: Call): Promise<Outcome> {
   try {
     return { answer: await (ledger[method] as (...args: any[]) => Promise<any>)(...args) }
@@ -18,6 +19,7 @@ export async function outcomeOf (ledger: Credits, { method, args }: Call): Promi
   }
 }
 
+/** What the reference makes of it. */
 export function expectedOf (reference: Reference, { method, args }: Call): Outcome {
   try {
     return { answer: (reference[method as 'balance'] as (...args: any[]) => any)(...args) }
