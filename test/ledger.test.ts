@@ -102,6 +102,12 @@ t.test('a time zone that only JavaScript knows is refused', async t => {
   t.strictSame((await pool.query('select from ai_credit_settings')).rows, [])
 })
 
+t.test('tables that were taken away are an outage', async t => {
+  const { pool } = await migrated(t)
+  await pool.query('alter table ai_credit_settings rename to elsewhere')
+  await t.rejects(createLedger(pool, defaults).balance('ann'), { code: 'FST_CREDITS_UNAVAILABLE', cause: { code: '42P01' } })
+})
+
 t.test('close() waits for calls under way and refuses later ones', async t => {
   const { ledger, pool } = await migrated(t)
   const calls = Array.from({ length: 20 }, () => ledger.deduct(charge))
