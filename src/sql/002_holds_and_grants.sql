@@ -131,7 +131,12 @@ language plpgsql as $$
 declare
   record_id bigint;
 begin
-  perform ai_credit_save(p_account);
+  -- What spending changes, and no more: this is every deduct's path.
+  update ai_credits
+  set total_credits = p_account.total_credits, used_credits = p_account.used_credits,
+      held_credits = p_account.held_credits, spent_before = p_account.spent_before, allocated = p_account.allocated,
+      seq = p_account.seq, updated_at = p_account.updated_at
+  where user_id = p_account.user_id;
 
   insert into ai_credit_usage (user_id, seq, kind, credits_used, operation, metadata, created_at,
     total_after, used_after, held_after, idempotency_key, request_hash,
