@@ -42,7 +42,7 @@ export class IdempotencyConflictError extends createError(
   'FST_CREDITS_IDEMPOTENCY_CONFLICT', 'The idempotency key was already used for a different request', 409) {}
 
 /**
- * 503: the database cannot be reached, refused, or did not answer within `timeout`. Whether anything was charged is
+ * 503: the database cannot be reached, refused, or did not answer within `timeout`, or `maxQueue` calls are waiting. Whether anything was charged is
  * unknown: a call with an idempotency key can be repeated safely. `cause` is the database's own error.
  */
 export class UnavailableError extends createError(

@@ -1,7 +1,7 @@
 import { Type, type TProperties } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest, RouteShorthandOptions } from 'fastify'
 import { InvalidOptionError } from './errors.js'
-import { Callable, compile, CreditsOrNone, Days, field, Flag, Limit, Milliseconds, UserId } from './ledger/fields.js'
+import { Callable, compile, CreditsOrNone, Days, field, Flag, Limit, Milliseconds, QueueLength, UserId } from './ledger/fields.js'
 
 /** An allowance that each period begins with. What is unspent of it at the end is gone, or carried as `rollover` says. */
 export interface RecurringAllowance {
@@ -38,6 +38,11 @@ export interface LedgerOptions {
   timeZone?: string
   /** Milliseconds in which every call is answered, if only by an UnavailableError. Default: 5000. */
   timeout?: number
+  /**
+   * Calls that may wait for their turn: one that comes when so many do is refused at once, with an UnavailableError.
+   * Default: 10000.
+   */
+  maxQueue?: number
   /** Use named prepared statements; `false` behind PgBouncer before 1.21 and with PGlite's socket. Default: true. */
   prepare?: boolean
 }
@@ -168,6 +173,7 @@ const ledgerSchema = {
   historyLimit: Limit,
   timeZone: TimeZone,
   timeout: Milliseconds,
+  maxQueue: QueueLength,
   prepare: Flag
 }
 
@@ -192,6 +198,7 @@ const ledgerDefaults = {
   historyLimit: 1000,
   timeZone: 'UTC',
   timeout: 5000,
+  maxQueue: 10_000,
   prepare: true
 }
 

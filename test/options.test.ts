@@ -36,6 +36,7 @@ const malformedLedgerOptions: Record<string, Values> = {
     ['a NUL', 'UTC\0'], ['SQL', "UTC'; drop table ai_credits; --"]
   ],
   timeout: [...notWhole, ['0', 0], ['2^31', 2 ** 31]],
+  maxQueue: [...notWhole, ['0', 0], ['1000001', 1_000_001]],
   prepare: notFlags
 }
 
@@ -141,6 +142,7 @@ const documented = {
   historyLimit: 1000,
   timeZone: 'UTC',
   timeout: 5000,
+  maxQueue: 10_000,
   prepare: true
 }
 
@@ -154,8 +156,8 @@ t.test('the defaults are those of the documentation, also where an option is und
 })
 
 t.test('the extremes of every number are accepted', t => {
-  const most = { allowance: Number.MAX_SAFE_INTEGER, historyDays: 36_500, historyLimit: 100_000, timeout: 2 ** 31 - 1 }
-  const least = { allowance: 0, historyDays: 1, historyLimit: 1, timeout: 1 }
+  const most = { allowance: Number.MAX_SAFE_INTEGER, historyDays: 36_500, historyLimit: 100_000, timeout: 2 ** 31 - 1, maxQueue: 1_000_000 }
+  const least = { allowance: 0, historyDays: 1, historyLimit: 1, timeout: 1, maxQueue: 1 }
   for (const options of [most, least]) t.strictSame(parseLedgerOptions(options), { ...documented, ...options })
   t.end()
 })

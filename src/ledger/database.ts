@@ -1,5 +1,5 @@
 import { UnavailableError } from '../errors.js'
-import { asCreditsError, isConnectionLost, mayRepeat } from './failure.js'
+import { asCreditsError, isConnectionLost, late, mayRepeat } from './failure.js'
 import { start, type DatabaseFacts } from './start.js'
 
 /** Whatever runs SQL: a `pg` client or pool, PGlite, an ORM's adapter. */
@@ -58,11 +58,35 @@ export class Database {
    * PostgreSQL's errors are the host's.
    */
   async row (statement: Statement, client?: Queryable): Promise<any> {
+    return await this.call(deadline => client === undefined
+      ? this.send(statement, deadline)
+      : within(deadline, this.runOnClient(client, statement, deadline)))
+  }
+
+  /** Runs a call of the ledger, which is to be answered by its deadline: refused once closed, waited for by `close`. */
+  async call<T> (work: (deadline: number) => Promise<T>): Promise<T> {
     this.refuseIfClosed()
     const deadline = performance.now() + this.options.timeout
-    return await this.track(client === undefined
-      ? this.retry(statement, deadline)
-      : within(deadline, this.runOnClient(client, statement, deadline)))
+    return await this.track(work(deadline))
+  }
+
+  /** What `row` does without a client, as a part of a call. */
+  async send (statement: Statement, deadline: number): Promise<any> {
+    for (let pause = BACKOFF; ; pause *= 2) {
+      try {
+        return await this.sendOnce(statement, deadline)
+      } catch (error) {
+        const wait = pause * (0.5 + Math.random())
+        if (!mayRepeat(error, statement.repeatable) || performance.now() + wait >= deadline) throw asCreditsError(error)
+        await new Promise(resolve => setTimeout(resolve, wait))
+      }
+    }
+  }
+
+  /** The same without a second attempt, and with the database's own error. */
+  async sendOnce (statement: Statement, deadline: number): Promise<any> {
+    const { strictIsolation } = await this.start(deadline)
+    return await this.use(deadline, connection => this.run(connection, statement, strictIsolation, deadline))
   }
 
   /** Lends a connection that answers without a time limit, for migrations. */
@@ -104,19 +128,6 @@ export class Database {
       return await call
     } finally {
       this.underWay.delete(call)
-    }
-  }
-
-  private async retry (statement: Statement, deadline: number) {
-    for (let pause = BACKOFF; ; pause *= 2) {
-      try {
-        const { strictIsolation } = await this.start(deadline)
-        return await this.use(deadline, connection => this.run(connection, statement, strictIsolation, deadline))
-      } catch (error) {
-        const wait = pause * (0.5 + Math.random())
-        if (!mayRepeat(error, statement.repeatable) || performance.now() + wait >= deadline) throw asCreditsError(error)
-        await new Promise(resolve => setTimeout(resolve, wait))
-      }
     }
   }
 
@@ -193,12 +204,11 @@ async function runReadCommitted<T> (connection: Connection, work: () => Promise<
 async function within<T> (deadline: number, promise: Promise<T>): Promise<T> {
   if (deadline === Infinity) return await promise
   let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new UnavailableError(new Error('No answer within timeout'))),
-      deadline - performance.now())
+  const expiry = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(late()), deadline - performance.now())
   })
   try {
-    return await Promise.race([promise, late])
+    return await Promise.race([promise, expiry])
   } finally {
     clearTimeout(timer)
   }

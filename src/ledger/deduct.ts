@@ -5,18 +5,25 @@ import type { DeductInput, Deduction } from './types.js'
 import { judge } from './verdict.js'
 
 /** Spends credits now. */
-export async function deduct ({ database, options, allowance }: Context, input: DeductInput): Promise<Deduction> {
+export async function deduct ({ postings, options, allowance }: Context, input: DeductInput): Promise<Deduction> {
   const { credits, operation, metadata = {}, idempotencyKey = null, client, ...rest } = checkDeduct(input)
   const userId = resolveUserId(rest.userId, options.defaultUser)
   const json = JSON.stringify(metadata) // now: the caller's object may change before the statement is sent
-  const row = await database.row({
-    name: 'ai_credit_deduct',
-    text: 'select * from ai_credit_deduct($1, $2, $3, $4, $5, $6, $7, $8)',
-    values: lockTimeout => [
-      userId, credits, operation, json, idempotencyKey, allowance, options.timeZone, lockTimeout
-    ],
-    repeatable: idempotencyKey !== null
+  const key = JSON.stringify(idempotencyKey)
+  const row = await postings.post({
+    userId,
+    call: `"deduct",${key},${credits},${JSON.stringify(operation)},${json}`,
+    token: idempotencyKey === null ? undefined : `deduct ${key}`,
+    columns: [],
+    statement: {
+      name: 'ai_credit_deduct',
+      text: 'select verdict, record_id as id, total, used, held from ai_credit_deduct($1, $2, $3, $4, $5, $6, $7, $8)',
+      values: lockTimeout => [
+        userId, credits, operation, json, idempotencyKey, allowance, options.timeZone, lockTimeout
+      ],
+      repeatable: idempotencyKey !== null
+    }
   }, client)
   const replayed = judge(row, { credits })
-  return { id: String(row.record_id), userId, credits, operation, balance: balanceOf(row), replayed }
+  return { id: String(row.id), userId, credits, operation, balance: balanceOf(row), replayed }
 }

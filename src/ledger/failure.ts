@@ -18,12 +18,18 @@ export function mayRepeat (error: unknown, repeatable: boolean): boolean {
   return ROLLED_BACK.has(sqlStateOf(error) ?? '') || (repeatable && isConnectionLost(error))
 }
 
+/** The error of a call whose deadline has passed. */
+export function late (): UnavailableError {
+  return new UnavailableError(new Error('No answer within timeout'))
+}
+
 /** The error as callers of the ledger see it. */
 export function asCreditsError (error: unknown): unknown {
   return isOurs(error) ? error : new UnavailableError(error)
 }
 
-function isOurs (error: unknown) {
+/** Whether the error is one of this library's. */
+export function isOurs (error: unknown): boolean {
   return String((error as { code?: unknown }).code).startsWith('FST_CREDITS_')
 }
 

@@ -53,6 +53,9 @@ export const Limit = whole('limit', 1, 100_000, 'Entries of one page')
 /** Milliseconds; the longest that a timer can run. */
 export const Milliseconds = whole('milliseconds', 1, 2 ** 31 - 1, 'Milliseconds')
 
+/** How many calls may wait. */
+export const QueueLength = whole('queue_length', 1, 1_000_000, 'Calls that may wait')
+
 /** How long a hold lives: from 1 second to 24 hours, in milliseconds. */
 export const Ttl = whole('ttl', 1000, 86_400_000, 'Milliseconds until the hold lapses')
 

@@ -1,6 +1,9 @@
+import { NotFoundError } from '../errors.js'
 import type { Context } from './context.js'
 import { balanceOf } from './balance.js'
+import type { Queryable } from './database.js'
 import { checkCapture, checkExtend, checkHold, checkRelease, resolveUserId, rowId } from './input.js'
+import type { Posting } from './postings.js'
 import type { Capture, CaptureInput, Extension, ExtendInput, Hold, HoldInput, Release, ReleaseInput } from './types.js'
 import { judge } from './verdict.js'
 
@@ -9,17 +12,24 @@ const DEFAULT_TTL = 15 * 60_000
 const asked = { what: 'hold' }
 
 /** Sets credits aside. */
-export async function hold ({ database, options, allowance }: Context, input: HoldInput): Promise<Hold> {
+export async function hold ({ postings, options, allowance }: Context, input: HoldInput): Promise<Hold> {
   const { credits, operation, metadata = {}, ttl = DEFAULT_TTL, idempotencyKey = null, client, ...rest } = checkHold(input)
   const userId = resolveUserId(rest.userId, options.defaultUser)
   const json = JSON.stringify(metadata) // now: the caller's object may change before the statement is sent
-  const row = await database.row({
-    name: 'ai_credit_hold',
-    text: 'select * from ai_credit_hold($1, $2, $3, $4, $5, $6, $7, $8)',
-    values: lockTimeout => [
-      userId, credits, operation, json, ttl, idempotencyKey, allowance, lockTimeout
-    ],
-    repeatable: idempotencyKey !== null
+  const key = JSON.stringify(idempotencyKey)
+  const row = await postings.post({
+    userId,
+    call: `"hold",${key},${credits},${JSON.stringify(operation)},${json},${ttl}`,
+    token: idempotencyKey === null ? undefined : `hold ${key}`,
+    columns: ['expires_at'],
+    statement: {
+      name: 'ai_credit_hold',
+      text: 'select * from ai_credit_hold($1, $2, $3, $4, $5, $6, $7, $8)',
+      values: lockTimeout => [
+        userId, credits, operation, json, ttl, idempotencyKey, allowance, lockTimeout
+      ],
+      repeatable: idempotencyKey !== null
+    }
   }, client)
   const replayed = judge(row, { credits })
   return {
@@ -28,26 +38,28 @@ export async function hold ({ database, options, allowance }: Context, input: Ho
 }
 
 /** Turns a hold, or a part of it, into spending. */
-export async function capture (
-  { database, options, allowance }: Context, holdId: string, input: CaptureInput = {}
-): Promise<Capture> {
+export async function capture (context: Context, holdId: string, input: CaptureInput = {}): Promise<Capture> {
   const {
     userId = null, credits = null, metadata = null, final = true, shortfall = 'partial', idempotencyKey = null, client
   } = checkCapture(input)
   const id = rowId(holdId, 'hold')
   const json = metadata && JSON.stringify(metadata)
-  const row = await database.row({
-    name: 'ai_credit_capture',
-    text: 'select * from ai_credit_capture($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
-    values: lockTimeout => [
-      id, userId, credits, json, final, shortfall, idempotencyKey, allowance,
-      options.timeZone, lockTimeout
-    ],
-    repeatable: idempotencyKey !== null || final // a hold is closed once, whoever repeats it
+  const key = JSON.stringify(idempotencyKey)
+  const row = await postOfHold(context, id, userId, {
+    call: `"capture",${key},${credits},null,${json},${id},${final},"${shortfall}"`,
+    statement: {
+      name: 'ai_credit_capture',
+      text: 'select *, record_id as id from ai_credit_capture($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
+      values: lockTimeout => [
+        id, userId, credits, json, final, shortfall, idempotencyKey, context.allowance,
+        context.options.timeZone, lockTimeout
+      ],
+      repeatable: idempotencyKey !== null || final // a hold is closed once, whoever repeats it
+    }
   }, client)
   const replayed = judge(row, { ...asked, credits: Number(row.required) })
   return {
-    id: String(row.record_id),
+    id: String(row.id),
     holdId,
     userId: row.user_id,
     credits: Number(row.credits),
@@ -58,19 +70,35 @@ export async function capture (
 }
 
 /** Gives back what a hold has left. */
-export async function release (
-  { database, allowance }: Context, holdId: string, input: ReleaseInput = {}
-): Promise<Release> {
+export async function release (context: Context, holdId: string, input: ReleaseInput = {}): Promise<Release> {
   const { userId = null, client } = checkRelease(input)
   const id = rowId(holdId, 'hold')
-  const row = await database.row({
-    name: 'ai_credit_release',
-    text: 'select * from ai_credit_release($1, $2, $3, $4)',
-    values: lockTimeout => [id, userId, allowance, lockTimeout],
-    repeatable: true
+  const row = await postOfHold(context, id, userId, {
+    call: `"release",null,null,null,null,${id}`,
+    statement: {
+      name: 'ai_credit_release',
+      text: 'select * from ai_credit_release($1, $2, $3, $4)',
+      values: lockTimeout => [id, userId, context.allowance, lockTimeout],
+      repeatable: true
+    }
   }, client)
   const replayed = judge(row, asked)
   return { id: holdId, userId: row.user_id, credits: Number(row.credits), balance: balanceOf(row), replayed }
+}
+
+// A statement is shared by account, so whose the hold is has to be known: while there is nothing to share with, the
+// hold's own statement finds out by itself.
+async function postOfHold (
+  { database, postings, holdAccounts }: Context, id: string, named: string | null,
+  { call, statement }: Pick<Posting, 'call' | 'statement'>, client: Queryable | undefined
+) {
+  if (client !== undefined || (named === null && postings.idle)) return await database.row(statement, client)
+  const userId = named ?? await holdAccounts(id)
+  if (userId === null) throw new NotFoundError('hold')
+  const row = await postings.post({
+    userId, call, token: `of ${id}`, columns: ['credits', 'uncollected', 'required'], statement
+  })
+  return { user_id: userId, ...row }
 }
 
 /** Lets a hold live longer. */

@@ -6,8 +6,10 @@ import { Database, type Pool } from './database.js'
 import { deduct } from './deduct.js'
 import { grant, revoke } from './grant.js'
 import { history } from './history.js'
+import { openHoldAccounts } from './hold-accounts.js'
 import { capture, extend, hold, release } from './hold.js'
 import { migrate } from './migrate.js'
+import { openPostings } from './postings.js'
 import { reconcile } from './reconcile.js'
 import { refund } from './refund.js'
 import { statement } from './statement.js'
@@ -39,11 +41,13 @@ export function createLedger (pool: Pool, options: LedgerOptions = {}): Ledger {
 export function openLedger (pool: Pool, options: ParsedLedgerOptions, onConnectionLost = ignore): PluginLedger {
   hearErrors(pool, onConnectionLost)
   const database = new Database(pool, options)
-  const { allowance } = options
+  const allowance = JSON.stringify(typeof options.allowance === 'number' ? { credits: options.allowance } : options.allowance)
   const context: Context = {
     database,
+    postings: openPostings(database, { ...options, allowance }),
+    holdAccounts: openHoldAccounts(database, options.maxQueue),
     options,
-    allowance: JSON.stringify(typeof allowance === 'number' ? { credits: allowance } : allowance)
+    allowance
   }
   const credits = operations(context)
   return {

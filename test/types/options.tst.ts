@@ -27,6 +27,7 @@ describe('the options', () => {
       historyLimit: number
       timeZone: string
       timeout: number
+      maxQueue: number
       prepare: boolean
     }>()
   })
