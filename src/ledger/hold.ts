@@ -92,7 +92,8 @@ async function postOfHold (
   { database, postings, holdAccounts }: Context, id: string, named: string | null,
   { call, statement }: Pick<Posting, 'call' | 'statement'>, client: Queryable | undefined
 ) {
-  if (client !== undefined || (named === null && postings.idle)) return await database.row(statement, client)
+  if (client !== undefined) return await database.row(statement, client)
+  if (named === null && postings.idle) return await postings.postAlone(statement)
   const userId = named ?? await holdAccounts(id)
   if (userId === null) throw new NotFoundError('hold')
   const row = await postings.post({

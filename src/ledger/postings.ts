@@ -20,8 +20,10 @@ export interface Posting {
 export interface Postings {
   /** Answers the row of the posting's statement, which others may have shared. On the host's `client` it goes alone. */
   post (posting: Posting, client?: Queryable): Promise<any>
-  /** Whether nothing is under way. */
+  /** Whether nothing is under way that a further call could have shared a statement with. */
   readonly idle: boolean
+  /** Runs a statement by itself, without knowing its account. */
+  postAlone (statement: Statement): Promise<any>
 }
 
 /** What all of a process's postings have in common. */
@@ -58,9 +60,18 @@ export function openPostings (database: Database, { allowance, timeZone, maxQueu
       }
     }
   }, maxQueue)
+  let alone = 0
   return {
     get idle () {
-      return queue.idle
+      return queue.idle && alone === 0
+    },
+    async postAlone (statement) {
+      alone++
+      try {
+        return await database.row(statement)
+      } finally {
+        alone--
+      }
     },
     post (posting, client) {
       if (client !== undefined) return database.row(posting.statement, client)
