@@ -1,0 +1,26 @@
+import { parseArgs } from 'node:util'
+
+/** What the benchmark is told on its command line. */
+export interface Arguments {
+  /** Print JSON instead of tables. */
+  json: boolean
+  /** How often everything is measured. */
+  rounds: number
+  /** How long one measurement lasts. */
+  seconds: number
+  /** Measure calls of the process alone, or HTTP alone. */
+  only: string | undefined
+}
+
+/** Reads the command line: --json --rounds=5 --seconds=1 --only=programmatic|http. */
+export function readArguments (): Arguments {
+  const { values } = parseArgs({
+    options: {
+      json: { type: 'boolean', default: false },
+      rounds: { type: 'string', default: '5' },
+      seconds: { type: 'string', default: '1' },
+      only: { type: 'string' }
+    }
+  })
+  return { json: values.json, rounds: Number(values.rounds), seconds: Number(values.seconds), only: values.only }
+}

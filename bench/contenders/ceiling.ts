@@ -1,0 +1,40 @@
+import pg from 'pg'
+import { CallQueue, type QueuedCall } from '../../src/ledger/call-queue.js'
+import { migrations } from '../../src/sql/index.js'
+import { PLENTY, query } from '../databases.js'
+import { charge, POOL, type Contender } from './contender.js'
+
+const append = `
+  insert into ceiling (user_id, seq, kind, credits_used, operation, metadata, created_at, total_after, used_after, held_after)
+  select user_id, seq, 'deduct', credits, operation, metadata, now(), ${PLENTY}, seq, 0
+  from unnest($1::varchar[], $2::bigint[], $3::bigint[], $4::varchar[], $5::jsonb[]) as c (user_id, seq, credits, operation, metadata)
+  returning id`
+
+/** (f) the library's own queue and batches, which only append usage records. No account is locked, none is checked. */
+export const ceiling: Contender = {
+  name: 'ceiling: only append',
+  async open (connectionString) {
+    for (const { sql } of migrations) await query(connectionString, sql)
+    await query(connectionString, 'create table ceiling (like ai_credit_usage including all)')
+    const pool = new pg.Pool({ connectionString, max: POOL })
+    let seq = 0
+    const together = async (calls: QueuedCall[]) => {
+      const { rows } = await pool.query({
+        name: 'append',
+        text: append,
+        values: [calls.map(({ userId }) => userId), calls.map(() => ++seq), calls.map(() => charge.credits),
+          calls.map(() => charge.operation), calls.map(() => JSON.stringify(charge.metadata))]
+      })
+      return rows
+    }
+    const queue = new CallQueue<QueuedCall, unknown>({ together, alone: async call => (await together([call]))[0] }, Infinity)
+    return {
+      call: userId => queue.add({ userId, deadline: performance.now() + 5000 }),
+      async charged () {
+        const [row] = await query(connectionString, 'select coalesce(sum(credits_used), 0) as credits from ceiling')
+        return [Number(row.credits)]
+      },
+      close: () => pool.end()
+    }
+  }
+}

@@ -1,0 +1,27 @@
+import pg from 'pg'
+import { RateLimiterPostgres } from 'rate-limiter-flexible'
+import { query } from '../databases.js'
+import { charge, POOL, type Contender } from './contender.js'
+
+const FAR = 10 * 365 * 86_400 // seconds: no counter starts again
+
+/** (d) rate-limiter-flexible's store in PostgreSQL: a counter for each user, without records. */
+export const rateLimiter: Contender = {
+  name: 'rate-limiter-flexible',
+  async open (connectionString) {
+    const pool = new pg.Pool({ connectionString, max: POOL })
+    const limiter = await new Promise<RateLimiterPostgres>((resolve, reject) => {
+      const created = new RateLimiterPostgres({
+        storeClient: pool, tableName: 'points', points: Number.MAX_SAFE_INTEGER, duration: FAR, clearExpiredByTimeout: false
+      }, error => error ? reject(error) : resolve(created))
+    })
+    return {
+      call: userId => limiter.consume(userId, charge.credits),
+      async charged () {
+        const [row] = await query(connectionString, 'select coalesce(sum(points), 0) as points from points')
+        return [Number(row.points)]
+      },
+      close: () => pool.end()
+    }
+  }
+}

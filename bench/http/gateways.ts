@@ -1,0 +1,65 @@
+import Fastify, { type FastifyInstance } from 'fastify'
+import pg from 'pg'
+import { chargedByLibrary, openGateway } from '../contenders/library.js'
+import { chargeByHand, chargedByTables, createTables } from '../contenders/hand-written.js'
+import { POOL } from '../contenders/contender.js'
+import { query } from '../databases.js'
+import { isolate } from '../../src/http/isolation.js'
+import { deductBody, deductSchema, IdempotencyHeaders, NoQuery, sharedSchemas, type DeductBody } from '../../src/http/schemas.js'
+import { strictValidator } from '../../src/http/validation.js'
+
+/** A gateway with a route that charges. */
+export interface Gateway {
+  name: string
+  /** Whether requests have an idempotency key. */
+  keys: boolean
+  open (connectionString: string): Promise<{ app: FastifyInstance, charged: () => Promise<number[]> }>
+}
+
+const library = (name: string, keys: boolean): Gateway => ({
+  name,
+  keys,
+  open: async connectionString => ({
+    app: await openGateway(connectionString), charged: () => chargedByLibrary(connectionString)
+  })
+})
+
+// What a gateway's own route would have: a JSON schema, and Fastify's validation.
+const byHand: Gateway = {
+  name: 'hand-written transaction',
+  keys: false,
+  async open (connectionString) {
+    await query(connectionString, createTables)
+    await query(connectionString, 'vacuum analyze')
+    const pool = new pg.Pool({ connectionString, max: POOL })
+    const app = Fastify()
+    app.addHook('onClose', () => pool.end())
+    app.post<{ Body: DeductBody }>('/api/credits/deduct', { schema: { body: deductBody(false) } }, async request => {
+      await chargeByHand(pool, request.body.user_id!)
+      return reply
+    })
+    return { app, charged: () => chargedByTables(connectionString) }
+  }
+}
+
+// (g) the library's own validation, and no work.
+const noDatabase: Gateway = {
+  name: 'no database',
+  keys: false,
+  async open () {
+    const app = Fastify()
+    await app.register(async scope => {
+      isolate(scope)
+      for (const schema of sharedSchemas) scope.addSchema(schema)
+      scope.post('/credits/deduct', {
+        schema: deductSchema(false, '/api'),
+        validatorCompiler: strictValidator({ body: deductBody(false), headers: IdempotencyHeaders, querystring: NoQuery })
+      }, async () => reply)
+    }, { prefix: '/api' })
+    return { app, charged: async () => [] }
+  }
+}
+
+const reply = { message: 'Credits deducted successfully', credits: { available: 8400, total: 10000, used: 1600 } }
+
+export const gateways: Gateway[] = [library('library', false), library('library, with keys', true), byHand, noDatabase]

@@ -1,0 +1,45 @@
+// Sends requests to a gateway and prints what came of it, in a process of its own. Its argument: Requests as JSON.
+import { randomUUID } from 'node:crypto'
+// @ts-expect-error it has no types
+import autocannon from 'autocannon'
+import { charge } from '../contenders/contender.js'
+import { anyUser, HOT } from '../databases.js'
+import { percentile } from '../statistics.js'
+import type { Requests } from './measure.js'
+
+const { url, connections, amount, hot, keys }: Requests = JSON.parse(process.argv[2]!)
+
+const bodyFor = (userId: string) => JSON.stringify({ user_id: userId, ...charge })
+const vary = (request: { headers: object }) => ({
+  ...request,
+  body: bodyFor(hot ? HOT : anyUser()),
+  headers: keys ? { ...request.headers, 'idempotency-key': randomUUID() } : request.headers
+})
+
+const latencies: number[] = []
+let accepted = 0
+let answered = 0
+const started = performance.now()
+const load = autocannon({
+  url,
+  connections,
+  amount,
+  requests: [{
+    method: 'POST',
+    path: '/api/credits/deduct',
+    headers: { 'content-type': 'application/json' },
+    body: bodyFor(HOT),
+    ...(!hot || keys) && { setupRequest: vary }
+  }]
+})
+// Its own figures come in steps of a second and of a millisecond.
+load.on('response', (_client: unknown, statusCode: number, _bytes: number, milliseconds: number) => {
+  latencies.push(milliseconds)
+  if (statusCode === 200) accepted++
+  answered = performance.now()
+})
+await load
+const sorted = Float64Array.from(latencies).sort()
+process.stdout.write(JSON.stringify({
+  accepted, seconds: (answered - started) / 1000, p50: percentile(sorted, 0.5), p99: percentile(sorted, 0.99)
+}))

@@ -1,0 +1,76 @@
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import type { Result } from '../results.js'
+import { gateways, type Gateway } from './gateways.js'
+
+const CONNECTIONS = [1, 64, 128, 256]
+
+/** What the load generator is to send. */
+export interface Requests {
+  url: string
+  connections: number
+  /** How many requests in all: a fixed number, so that none is in flight at the end and the sums can be exact. */
+  amount: number
+  hot: boolean
+  keys: boolean
+}
+
+interface Running {
+  gateway: Gateway
+  url: string
+  acknowledged: number
+  charged: () => Promise<number[]>
+  close: () => Promise<void>
+}
+
+const run = promisify(execFile)
+
+/** Measures requests from another process, all gateways in turn in each round. */
+export async function measureHttp (
+  createDatabase: (name: string) => Promise<string>, rounds: number, seconds: number, progress: (text: string) => void
+): Promise<Result[]> {
+  const running: Running[] = []
+  for (const gateway of gateways) {
+    const { app, charged } = await gateway.open(await createDatabase(`http ${gateway.name}`))
+    running.push({ gateway, url: await app.listen({ port: 0 }), acknowledged: 0, charged, close: () => app.close() })
+  }
+  const results: Result[] = []
+  for (let round = 0; round < rounds; round++) {
+    for (const connections of CONNECTIONS) {
+      for (const accounts of ['hot', 'spread'] as const) {
+        progress(`round ${round + 1}: HTTP, ${connections} connections, ${accounts}`)
+        for (const { gateway, measured } of await measureEach(running, round, connections, accounts, seconds)) {
+          results.push({ way: 'http', contender: gateway.name, callers: connections, accounts, round, ...measured })
+        }
+      }
+    }
+  }
+  for (const { close } of running) await close()
+  return results
+}
+
+async function measureEach (running: Running[], round: number, connections: number, accounts: string, seconds: number) {
+  const inTurn = [...running.slice(round % running.length), ...running.slice(0, round % running.length)]
+  const all = []
+  for (const one of inTurn) all.push({ gateway: one.gateway, measured: await measure(one, connections, accounts === 'hot', seconds) })
+  return all
+}
+
+async function measure (running: Running, connections: number, hot: boolean, seconds: number) {
+  const { gateway: { keys }, url } = running
+  const warmUp = await send({ url, connections, amount: connections * 5 + 200, hot, keys })
+  const amount = Math.max(connections * 2, Math.round(warmUp.perSecond * seconds))
+  const measured = await send({ url, connections, amount, hot, keys })
+  running.acknowledged += warmUp.calls + measured.calls
+  const charged = await running.charged()
+  const wrong = charged.some(sum => sum !== running.acknowledged) || measured.calls !== amount
+  return { ...measured, ...wrong && { void: `charged ${charged.join()}, acknowledged ${running.acknowledged}` } }
+}
+
+async function send (requests: Requests) {
+  const generator = fileURLToPath(new URL('generator.ts', import.meta.url))
+  const { stdout } = await run(process.execPath, ['--import=@tapjs/typescript/import', generator, JSON.stringify(requests)])
+  const { accepted, seconds, p50, p99 } = JSON.parse(stdout)
+  return { calls: accepted as number, perSecond: accepted / seconds, p50, p99 }
+}
