@@ -12,12 +12,12 @@ export interface Arguments {
   only: string | undefined
 }
 
-/** Reads the command line: --json --rounds=5 --seconds=1 --only=programmatic|http. */
+/** Reads the command line: --json --rounds=3 --seconds=1 --only=programmatic|http. */
 export function readArguments (): Arguments {
   const { values } = parseArgs({
     options: {
       json: { type: 'boolean', default: false },
-      rounds: { type: 'string', default: '5' },
+      rounds: { type: 'string', default: '3' },
       seconds: { type: 'string', default: '1' },
       only: { type: 'string' }
     }

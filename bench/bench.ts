@@ -1,4 +1,4 @@
-// Measures the library beside its alternatives. npm run bench [-- --json --rounds=5 --seconds=1 --only=programmatic|http]
+// Measures the library beside its alternatives. npm run bench [-- --json --rounds=3 --seconds=1 --only=programmatic|http]
 import { readArguments } from './arguments.js'
 import { findPgbench } from './contenders/pgbench.js'
 import { startServer } from './databases.js'

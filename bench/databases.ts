@@ -7,6 +7,9 @@ export const ACCOUNTS = 10_000
 /** What every account begins with: never used up. */
 export const PLENTY = 1e15
 
+/** Connections of every contender's pool. */
+export const POOL = 10
+
 /** The account of a hot load. */
 export const HOT = 'hot'
 
@@ -27,6 +30,13 @@ export async function startServer () {
       return Object.assign(new URL(server.connectionString), { pathname: `/${name}` }).href
     }
   }
+}
+
+/** A pool as every contender has it. */
+export function openPool (connectionString: string): pg.Pool {
+  const pool = new pg.Pool({ connectionString, max: POOL })
+  pool.on('error', () => {}) // the server stops as soon as the last one is done with it
+  return pool
 }
 
 /** Runs SQL on a connection of its own. */

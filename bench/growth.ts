@@ -1,5 +1,5 @@
 // Shows that a deduct and a look at the history cost the same whatever was written before.
-// npm run bench:growth [-- --json --rounds=5 --records=10000,1000000,10000000]
+// npm run bench:growth [-- --json --rounds=3 --records=10000,1000000,10000000]
 import { parseArgs } from 'node:util'
 import type { FastifyInstance } from 'fastify'
 import { charge } from './contenders/contender.js'
@@ -18,7 +18,7 @@ const DAYS = 30
 const { values } = parseArgs({
   options: {
     json: { type: 'boolean', default: false },
-    rounds: { type: 'string', default: '5' },
+    rounds: { type: 'string', default: '3' },
     records: { type: 'string', default: '10000,1000000,10000000' }
   }
 })

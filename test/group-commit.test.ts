@@ -118,6 +118,14 @@ t.test('calls with one key, and calls on one hold, go one after the other', asyn
   t.match(await ledger.reconcile(), { ok: true })
 })
 
+t.test('the database itself refuses a statement that is about one hold twice', async t => {
+  const { ledger, pool } = await open(t)
+  const { id } = await ledger.hold(charge('ann', 5))
+  const capture = `[1, "capture", null, 1, null, null, ${id}, true, "partial"]`
+  await t.rejects(pool.query("select ai_credit_execute('{ann}', $1, '{}', 'UTC')", [`[${capture}, ${capture}]`]), { code: '21000' })
+  t.match(await ledger.balance('ann'), { used: 0, held: 5 })
+})
+
 t.test('exactly the first calls that fit are accepted', async t => {
   const { ledger } = await open(t, { allowance: 100 })
   await ledger.balance('ann')
@@ -215,6 +223,45 @@ t.test('a call that waits too long in the queue is 503 in time, and is never cha
   await unlock()
   t.equal((await ledger.deduct(charge('ann'))).balance.used, 1)
   t.equal((await pool.query('select from ai_credit_usage')).rowCount, 1)
+})
+
+t.test('a call whose time ran out before its statement could be sent is left out of it', async t => {
+  const { ledger, pool } = await open(t, { timeout: 1000 })
+  await all(8, i => ledger.balance(`user ${i}`))
+  const gates = gate(pool)
+  const first = all(2, i => ledger.deduct(charge(`user ${i}`)))
+  await gates.asked(1)
+  const second = Promise.allSettled([2, 3].map(i => ledger.deduct(charge(`user ${i}`))))
+  await gates.asked(2) // as many shared statements as may be in flight
+  const early = Promise.allSettled([4, 5].map(i => ledger.deduct(charge(`user ${i}`))))
+  await sleep(600)
+  const later = all(2, i => ledger.deduct(charge(`user ${i + 6}`)))
+  gates.open()
+  await first
+  await gates.asked(3)
+  for (const outcome of [...await second, ...await early]) t.match(outcome, { reason: unavailable })
+  gates.open()
+  gates.open()
+  t.strictSame((await later).map(({ balance }) => balance.used), [1, 1])
+  const observer = createPool(t, pool.options.connectionString!)
+  t.equal((await observer.query('select from ai_credit_usage')).rowCount, 4)
+})
+
+t.test('calls that have all run out of time are not sent', async t => {
+  const { ledger, pool, statements } = await open(t, { timeout: 200 })
+  await all(8, i => ledger.balance(`user ${i}`))
+  const gates = gate(pool)
+  const outcomes = Promise.allSettled([
+    ...Array.from({ length: 2 }, (_, i) => ledger.deduct(charge(`user ${i}`))),
+    gates.asked(1).then(() => all(2, i => ledger.deduct(charge(`user ${i + 2}`)))),
+    gates.asked(2).then(() => all(4, i => ledger.deduct(charge(`user ${i + 4}`))))
+  ])
+  for (const outcome of await outcomes) t.match(outcome, { reason: unavailable })
+  gates.open()
+  gates.open()
+  await sleep(50)
+  t.strictSame(statements, [])
+  t.equal((await ledger.deduct(charge('user 4'))).balance.used, 1)
 })
 
 t.test('an account with many calls leaves room for the others', async t => {
@@ -358,6 +405,28 @@ function spy (pool: pg.Pool, statements: string[]) {
     }) as typeof query
   })
   return pool
+}
+
+// Connections of the pool are handed out one by one, when the test says so.
+function gate (pool: pg.Pool) {
+  const connect = pool.connect.bind(pool) as () => Promise<pg.PoolClient>
+  const waiting: (() => void)[] = []
+  const asked: string[] = []
+  let closed = true
+  pool.connect = (async () => {
+    asked.push('a connection')
+    if (closed) await new Promise<void>(resolve => waiting.push(resolve))
+    return await connect()
+  }) as typeof pool.connect
+  return {
+    async asked (count: number) {
+      while (asked.length < count) await sleep(1)
+    },
+    open () {
+      waiting.shift()!()
+      if (waiting.length === 0) closed = false
+    }
+  }
 }
 
 function timers () {

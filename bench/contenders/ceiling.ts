@@ -1,8 +1,7 @@
-import pg from 'pg'
 import { CallQueue, type QueuedCall } from '../../src/ledger/call-queue.js'
 import { migrations } from '../../src/sql/index.js'
-import { PLENTY, query } from '../databases.js'
-import { charge, POOL, type Contender } from './contender.js'
+import { openPool, PLENTY, query } from '../databases.js'
+import { charge, type Contender } from './contender.js'
 
 const append = `
   insert into ceiling (user_id, seq, kind, credits_used, operation, metadata, created_at, total_after, used_after, held_after)
@@ -16,7 +15,7 @@ export const ceiling: Contender = {
   async open (connectionString) {
     for (const { sql } of migrations) await query(connectionString, sql)
     await query(connectionString, 'create table ceiling (like ai_credit_usage including all)')
-    const pool = new pg.Pool({ connectionString, max: POOL })
+    const pool = openPool(connectionString)
     let seq = 0
     const together = async (calls: QueuedCall[]) => {
       const { rows } = await pool.query({

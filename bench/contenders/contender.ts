@@ -20,8 +20,5 @@ export interface Opened {
   close (): Promise<void>
 }
 
-/** Connections of every contender's pool. */
-export const POOL = 10
-
 /** The charge that everyone makes. */
 export const charge = { credits: 1, operation: 'chat', metadata: { model: 'small', tokens: 120 } }

@@ -1,6 +1,5 @@
-import pg from 'pg'
-import { query } from '../databases.js'
-import { charge, POOL, type Contender } from './contender.js'
+import { openPool, query } from '../databases.js'
+import { charge, type Contender } from './contender.js'
 import { chargedByTables, createTables } from './hand-written.js'
 
 /** A charge as one statement: it updates the account if that covers it, and then writes the usage record. */
@@ -17,7 +16,7 @@ export const guarded: Contender = {
   async open (connectionString) {
     await query(connectionString, createTables)
     await query(connectionString, 'vacuum analyze')
-    const pool = new pg.Pool({ connectionString, max: POOL })
+    const pool = openPool(connectionString)
     return {
       async call (userId) {
         const { rowCount } = await pool.query({

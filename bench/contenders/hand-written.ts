@@ -1,6 +1,6 @@
-import pg from 'pg'
-import { ACCOUNTS, HOT, PLENTY, query } from '../databases.js'
-import { charge, POOL, type Contender } from './contender.js'
+import type pg from 'pg'
+import { ACCOUNTS, HOT, openPool, PLENTY, query } from '../databases.js'
+import { charge, type Contender } from './contender.js'
 
 /** Tables as a gateway would make them. */
 export const createTables = `
@@ -45,7 +45,7 @@ export const handWritten: Contender = {
   async open (connectionString) {
     await query(connectionString, createTables)
     await query(connectionString, 'vacuum analyze')
-    const pool = new pg.Pool({ connectionString, max: POOL })
+    const pool = openPool(connectionString)
     return {
       call: userId => chargeByHand(pool, userId),
       charged: () => chargedByTables(connectionString),

@@ -2,8 +2,8 @@ import { randomUUID } from 'node:crypto'
 import fastifyPostgres from '@fastify/postgres'
 import Fastify from 'fastify'
 import credits, { type Credits } from '../../src/index.js'
-import { fillAccounts, query } from '../databases.js'
-import { charge, POOL, type Contender } from './contender.js'
+import { fillAccounts, POOL, query } from '../databases.js'
+import { charge, type Contender } from './contender.js'
 
 /** A gateway with the library, on a database with accounts. */
 export async function openGateway (connectionString: string) {

@@ -1,7 +1,6 @@
-import pg from 'pg'
 import { RateLimiterPostgres } from 'rate-limiter-flexible'
-import { query } from '../databases.js'
-import { charge, POOL, type Contender } from './contender.js'
+import { openPool, query } from '../databases.js'
+import { charge, type Contender } from './contender.js'
 
 const FAR = 10 * 365 * 86_400 // seconds: no counter starts again
 
@@ -9,7 +8,7 @@ const FAR = 10 * 365 * 86_400 // seconds: no counter starts again
 export const rateLimiter: Contender = {
   name: 'rate-limiter-flexible',
   async open (connectionString) {
-    const pool = new pg.Pool({ connectionString, max: POOL })
+    const pool = openPool(connectionString)
     const limiter = await new Promise<RateLimiterPostgres>((resolve, reject) => {
       const created = new RateLimiterPostgres({
         storeClient: pool, tableName: 'points', points: Number.MAX_SAFE_INTEGER, duration: FAR, clearExpiredByTimeout: false

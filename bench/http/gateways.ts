@@ -1,9 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify'
-import pg from 'pg'
 import { chargedByLibrary, openGateway } from '../contenders/library.js'
 import { chargeByHand, chargedByTables, createTables } from '../contenders/hand-written.js'
-import { POOL } from '../contenders/contender.js'
-import { query } from '../databases.js'
+import { openPool, query } from '../databases.js'
 import { isolate } from '../../src/http/isolation.js'
 import { deductBody, deductSchema, IdempotencyHeaders, NoQuery, sharedSchemas, type DeductBody } from '../../src/http/schemas.js'
 import { strictValidator } from '../../src/http/validation.js'
@@ -31,7 +29,7 @@ const byHand: Gateway = {
   async open (connectionString) {
     await query(connectionString, createTables)
     await query(connectionString, 'vacuum analyze')
-    const pool = new pg.Pool({ connectionString, max: POOL })
+    const pool = openPool(connectionString)
     const app = Fastify()
     app.addHook('onClose', () => pool.end())
     app.post<{ Body: DeductBody }>('/api/credits/deduct', { schema: { body: deductBody(false) } }, async request => {

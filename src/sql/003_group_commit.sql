@@ -295,6 +295,8 @@ create function ai_credit_post_all(
   p_time_zone varchar
 ) returns void
 language plpgsql as $$
+declare
+  written integer;
 begin
   update ai_credits account
   set total_credits = posted.total_credits, used_credits = posted.used_credits, held_credits = posted.held_credits,
@@ -334,6 +336,10 @@ begin
         closing_seq = changed.closing_seq, closing_hash = changed.closing_hash
     from unnest(p_changed) changed
     where hold.user_id = changed.user_id and hold.seq = changed.seq;
+    get diagnostics written = row_count;
+    if written <> cardinality(p_changed) then -- else a hold would be spent twice
+      raise cardinality_violation using message = 'calls of one statement are about the same hold';
+    end if;
   end if;
 end
 $$;
