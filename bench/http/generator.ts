@@ -5,9 +5,9 @@ import autocannon from 'autocannon'
 import { charge } from '../contenders/contender.js'
 import { anyUser, HOT } from '../databases.js'
 import { percentile } from '../statistics.js'
-import type { Requests } from './measure.js'
+import type { Load, Requests } from './measure.js'
 
-const { url, connections, amount, hot, keys }: Requests = JSON.parse(process.argv[2]!)
+const { url, connections, seconds, hot, keys }: Requests = JSON.parse(process.argv[2]!)
 
 const bodyFor = (userId: string) => JSON.stringify({ user_id: userId, ...charge })
 const vary = (request: { headers: object }) => ({
@@ -16,30 +16,37 @@ const vary = (request: { headers: object }) => ({
   headers: keys ? { ...request.headers, 'idempotency-key': randomUUID() } : request.headers
 })
 
-const latencies: number[] = []
-let accepted = 0
-let answered = 0
-const started = performance.now()
-const load = autocannon({
-  url,
-  connections,
-  amount,
-  requests: [{
-    method: 'POST',
-    path: '/api/credits/deduct',
-    headers: { 'content-type': 'application/json' },
-    body: bodyFor(HOT),
-    ...(!hot || keys) && { setupRequest: vary }
-  }]
-})
-// Its own figures come in steps of a second and of a millisecond.
-load.on('response', (_client: unknown, statusCode: number, _bytes: number, milliseconds: number) => {
-  latencies.push(milliseconds)
-  if (statusCode === 200) accepted++
-  answered = performance.now()
-})
-await load
-const sorted = Float64Array.from(latencies).sort()
-process.stdout.write(JSON.stringify({
-  accepted, seconds: (answered - started) / 1000, p50: percentile(sorted, 0.5), p99: percentile(sorted, 0.99)
-}))
+// A fixed number of requests, so that none is in flight at the end, and sums can be exact.
+async function send (amount: number): Promise<Load> {
+  const latencies: number[] = []
+  let calls = 0
+  let answered = 0
+  const started = performance.now()
+  const load = autocannon({
+    url,
+    connections,
+    amount,
+    requests: [{
+      method: 'POST',
+      path: '/api/credits/deduct',
+      headers: { 'content-type': 'application/json' },
+      body: bodyFor(HOT),
+      ...(!hot || keys) && { setupRequest: vary }
+    }]
+  })
+  // Its own figures come in steps of a second and of a millisecond.
+  load.on('response', (_client: unknown, statusCode: number, _bytes: number, milliseconds: number) => {
+    latencies.push(milliseconds)
+    if (statusCode === 200) calls++
+    answered = performance.now()
+  })
+  await load
+  const sorted = Float64Array.from(latencies).sort()
+  const perSecond = calls / (answered - started) * 1000
+  return { sent: amount, calls, perSecond, p50: percentile(sorted, 0.5), p99: percentile(sorted, 0.99) }
+}
+
+const cold = await send(connections * 10)
+const warmUp = await send(Math.max(connections, Math.round(cold.perSecond * seconds / 2)))
+const measured = await send(Math.max(connections, Math.round(warmUp.perSecond * seconds)))
+process.stdout.write(JSON.stringify([cold, warmUp, measured]))

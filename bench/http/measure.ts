@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import type { Measurement } from '../load.js'
 import type { Result } from '../results.js'
 import { gateways, type Gateway } from './gateways.js'
 
@@ -10,10 +11,15 @@ const CONNECTIONS = [1, 64, 128, 256]
 export interface Requests {
   url: string
   connections: number
-  /** How many requests in all: a fixed number, so that none is in flight at the end and the sums can be exact. */
-  amount: number
+  /** About how long to measure, after a warm-up. */
+  seconds: number
   hot: boolean
   keys: boolean
+}
+
+/** What came of a load. */
+export interface Load extends Measurement {
+  sent: number
 }
 
 interface Running {
@@ -58,19 +64,16 @@ async function measureEach (running: Running[], round: number, connections: numb
 }
 
 async function measure (running: Running, connections: number, hot: boolean, seconds: number) {
-  const { gateway: { keys }, url } = running
-  const warmUp = await send({ url, connections, amount: connections * 5 + 200, hot, keys })
-  const amount = Math.max(connections * 2, Math.round(warmUp.perSecond * seconds))
-  const measured = await send({ url, connections, amount, hot, keys })
-  running.acknowledged += warmUp.calls + measured.calls
+  const loads = await send({ url: running.url, connections, seconds, hot, keys: running.gateway.keys })
+  const { sent: _sent, ...measured } = loads.at(-1)!
+  for (const { calls } of loads) running.acknowledged += calls
   const charged = await running.charged()
-  const wrong = charged.some(sum => sum !== running.acknowledged) || measured.calls !== amount
+  const wrong = charged.some(sum => sum !== running.acknowledged) || loads.some(({ sent, calls }) => sent !== calls)
   return { ...measured, ...wrong && { void: `charged ${charged.join()}, acknowledged ${running.acknowledged}` } }
 }
 
-async function send (requests: Requests) {
+async function send (requests: Requests): Promise<Load[]> {
   const generator = fileURLToPath(new URL('generator.ts', import.meta.url))
   const { stdout } = await run(process.execPath, ['--import=@tapjs/typescript/import', generator, JSON.stringify(requests)])
-  const { accepted, seconds, p50, p99 } = JSON.parse(stdout)
-  return { calls: accepted as number, perSecond: accepted / seconds, p50, p99 }
+  return JSON.parse(stdout)
 }

@@ -7,7 +7,7 @@ export interface QueuedCall {
   userId: string
   /** No two calls on one account with the same token share a statement: the second is to see what the first wrote. */
   token?: string | undefined
-  /** When its caller stops waiting, on the clock of `performance.now()`. */
+  /** When its caller stops waiting, on the clock of `performance.now()`; -Infinity once it has. */
   deadline: number
 }
 
@@ -73,7 +73,10 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     if (this.waiting >= this.maxQueue) throw new UnavailableError(new Error(`${this.maxQueue} calls are waiting (maxQueue)`))
     this.waiting++
     return await new Promise((resolve, reject) => {
-      const timer = setTimeout(() => reject(late()), call.deadline - performance.now())
+      const timer = setTimeout(() => {
+        call.deadline = -Infinity // a timer may come a moment early, and then the call is not to be sent after all
+        reject(late())
+      }, call.deadline - performance.now())
       const entry = { call, apart: false, timer, resolve, reject }
       const lane = this.lanes.get(call.userId)
       if (lane !== undefined) {
@@ -132,7 +135,7 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     const shares = this.share(lanes)
     const entries = shares.flat()
     this.together++
-    const answers = entries.length === 0 ? [] : await this.runner.together(entries.map(({ call }) => call))
+    const answers = await this.runner.together(entries.map(({ call }) => call))
     this.together--
     let place = 0
     for (const [index, lane] of lanes.entries()) {
