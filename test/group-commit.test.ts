@@ -3,6 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import t, { type Test } from 'tap'
 import { createLedger, type LedgerOptions } from '../src/index.js'
+import { Database } from '../src/ledger/database.js'
+import { openHoldAccounts } from '../src/ledger/hold-accounts.js'
 import { buildGateway, postDeduct } from './helper/app.js'
 import { createDatabase, createPool } from './helper/database.js'
 
@@ -268,7 +270,7 @@ t.test('close answers what waits, and refuses what comes', async t => {
   const closing = ledger.close().then(() => { closed = true })
   await t.rejects(ledger.deduct(charge('ann')), unavailable)
   t.notOk(closed)
-  await closing
+  await Promise.all([closing, ledger.close()])
   t.equal((await calls).length, 500)
 })
 
@@ -289,10 +291,35 @@ t.test('without prepared statements', async t => {
   t.equal((await all(50, () => ledger.deduct(charge('ann')))).at(-1)!.balance.used, 50)
 })
 
-t.test('calls on holds find their accounts together', async t => {
+t.test('a process knows the accounts of the holds that it made', async t => {
   const { ledger, statements } = await open(t)
   await all(5, i => ledger.balance(`user ${i}`))
   const holds = await all(50, i => ledger.hold(charge(`user ${i % 5}`, 2)))
+  statements.length = 0
+  const outcomes = await all(50, i => i % 2 ? ledger.capture(holds[i]!.id) : ledger.release(holds[i]!.id))
+  for (const [i, { userId }] of outcomes.entries()) t.equal(userId, `user ${i % 5}`)
+  t.strictSame(statements, ['ai_credit_execute'])
+  t.match(await ledger.reconcile(), { ok: true })
+})
+
+t.test('it knows those of the last ten thousand', async t => {
+  const { ledger, pool } = await open(t)
+  const accounts = openHoldAccounts(new Database(pool, { timeout: 5000, prepare: true, timeZone: 'UTC' }), 10)
+  const { id } = await ledger.hold(charge('ann'))
+  accounts.remember(id, 'ann')
+  t.equal(accounts.remembered(id), 'ann')
+  for (let i = 0; i < 10_000; i++) accounts.remember(`other ${i}`, 'bob')
+  t.equal(accounts.remembered(id), undefined)
+  t.equal(accounts.remembered('other 0'), 'bob')
+  t.equal(await accounts.find(id), 'ann', 'the others are looked up')
+})
+
+t.test('calls on holds that another process made find their accounts together', async t => {
+  const { ledger: maker, pool, statements } = await open(t)
+  await all(5, i => maker.balance(`user ${i}`))
+  const holds = await all(50, i => maker.hold(charge(`user ${i % 5}`, 2)))
+  const ledger = createLedger(pool)
+  await ledger.balance('user 0')
   statements.length = 0
   const outcomes = await Promise.allSettled([
     ...holds.map(({ id }, i) => i % 2 ? ledger.capture(id, { credits: 1 }) : ledger.release(id)), ledger.capture('999999')
@@ -300,6 +327,7 @@ t.test('calls on holds find their accounts together', async t => {
   const last = outcomes.pop()
   t.match(last, { reason: { code: 'FST_CREDITS_NOT_FOUND' } })
   for (const [i, outcome] of outcomes.entries()) t.match(outcome, { value: { userId: `user ${i % 5}`, credits: i % 2 ? 1 : 2 } })
+  t.ok(statements.includes('ai_credit_hold_user'))
   t.ok(statements.length <= 6, statements.join())
   t.match(await ledger.reconcile(), { ok: true })
 })

@@ -31,7 +31,6 @@ export interface CallRunner<Call, Answer> {
 interface Entry<Call, Answer> {
   call: Call
   apart: boolean
-  timer: NodeJS.Timeout
   resolve: (answer: Answer) => void
   reject: (error: unknown) => void
 }
@@ -56,6 +55,8 @@ export class CallQueue<Call extends QueuedCall, Answer> {
   private readonly lanes = new Map<string, Lane<Call, Answer>>()
   private ready: Lane<Call, Answer>[] = []
   private readonly readyApart: Lane<Call, Answer>[] = []
+  private readonly answerable = new Set<Entry<Call, Answer>>() // by their deadlines, which come in order
+  private timer: NodeJS.Timeout | undefined
   private waiting = 0
   private together = 0
   private alone = 0
@@ -68,16 +69,17 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     return this.lanes.size === 0
   }
 
-  /** Answers what the call came to. Rejects with an UnavailableError where `maxQueue` calls are waiting. */
-  async add (call: Call): Promise<Answer> {
-    if (this.waiting >= this.maxQueue) throw new UnavailableError(new Error(`${this.maxQueue} calls are waiting (maxQueue)`))
-    this.waiting++
-    return await new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        call.deadline = -Infinity // a timer may come a moment early, and then the call is not to be sent after all
-        reject(late())
-      }, call.deadline - performance.now())
-      const entry = { call, apart: false, timer, resolve, reject }
+  /**
+   * Answers what the call came to. Its deadline is not before that of any call added earlier. Rejects with an
+   * UnavailableError where `maxQueue` calls are waiting.
+   */
+  add (call: Call): Promise<Answer> {
+    return new Promise((resolve, reject) => {
+      if (this.waiting >= this.maxQueue) throw new UnavailableError(new Error(`${this.maxQueue} calls are waiting (maxQueue)`))
+      this.waiting++
+      const entry = { call, apart: false, resolve, reject }
+      this.answerable.add(entry)
+      if (this.timer === undefined) this.watch(call.deadline)
       const lane = this.lanes.get(call.userId)
       if (lane !== undefined) {
         lane.entries.push(entry)
@@ -88,6 +90,28 @@ export class CallQueue<Call extends QueuedCall, Answer> {
       this.ready.push(opened)
       this.schedule()
     })
+  }
+
+  // One timer for all: it goes off when the time of the first may have run out.
+  private watch (deadline: number) {
+    this.timer = setTimeout(() => {
+      this.timer = undefined
+      const now = performance.now()
+      for (const entry of this.answerable) {
+        if (entry.call.deadline > now) return this.watch(entry.call.deadline)
+        this.settle(entry)
+        entry.call.deadline = -Infinity // it is not to be sent after all
+        entry.reject(late())
+      }
+    }, deadline - performance.now())
+  }
+
+  // From here on nobody has to watch its deadline.
+  private settle (entry: Entry<Call, Answer>) {
+    this.answerable.delete(entry)
+    if (this.answerable.size > 0) return
+    clearTimeout(this.timer)
+    this.timer = undefined
   }
 
   // Once: what arrives in the same turn of the event loop leaves together.
@@ -117,7 +141,7 @@ export class CallQueue<Call extends QueuedCall, Answer> {
   private async runAlone (lane: Lane<Call, Answer>) {
     const entry = this.takeFrom(lane, 1, true)[0]
     if (entry !== undefined) {
-      clearTimeout(entry.timer) // from here on the statement has the same deadline
+      this.settle(entry) // the statement has the same deadline
       this.alone++
       try {
         entry.resolve(await this.runner.alone(entry.call))
@@ -137,21 +161,22 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     this.together++
     const answers = await this.runner.together(entries.map(({ call }) => call))
     this.together--
+    const someUnanswered = answers.some(isUnanswered)
     let place = 0
     for (const [index, lane] of lanes.entries()) {
       const share = shares[index]!
-      this.putBack(lane, share, answers.slice(place, place += share.length))
+      if (someUnanswered) this.putBack(lane, share, answers.slice(place, place += share.length))
       this.free(lane)
     }
     this.dispatch()
     // Once the next statement is on its way, so that PostgreSQL and the callers work at the same time.
     setImmediate(() => {
-      for (const [index, { timer, resolve, reject }] of entries.entries()) {
+      for (const [index, entry] of entries.entries()) {
         const answer = answers[index]!
         if (answer === BUSY || answer === FAILED) continue
-        clearTimeout(timer)
-        if (answer instanceof Error) reject(answer)
-        else resolve(answer as Answer)
+        this.settle(entry)
+        if (answer instanceof Error) entry.reject(answer)
+        else entry.resolve(answer)
       }
     })
   }
@@ -170,15 +195,15 @@ export class CallQueue<Call extends QueuedCall, Answer> {
   private takeFrom ({ entries }: Lane<Call, Answer>, limit: number, apart: boolean) {
     const now = performance.now()
     const taken: Entry<Call, Answer>[] = []
-    const tokens = new Set<string>()
+    let tokens: Set<string> | undefined
     let count = 0
     for (const entry of entries) {
       const { token, deadline } = entry.call
-      if (taken.length === limit || (entry.apart && !apart) || (token !== undefined && tokens.has(token))) break
+      if (taken.length === limit || (entry.apart && !apart) || (token !== undefined && tokens?.has(token))) break
       count++
       if (deadline <= now) continue
       taken.push(entry)
-      if (token !== undefined) tokens.add(token)
+      if (token !== undefined) tokens = (tokens ?? new Set()).add(token)
     }
     entries.splice(0, count)
     this.waiting -= count
@@ -187,7 +212,7 @@ export class CallQueue<Call extends QueuedCall, Answer> {
 
   // Those without an answer were first, so they stay first. Once one of them has waited for the account, it is there.
   private putBack (lane: Lane<Call, Answer>, share: Entry<Call, Answer>[], answers: unknown[]) {
-    const unanswered = share.filter((_entry, index) => answers[index] === BUSY || answers[index] === FAILED)
+    const unanswered = share.filter((_entry, index) => isUnanswered(answers[index]))
     for (const [index, entry] of unanswered.entries()) entry.apart = index === 0 || answers[index] === FAILED
     lane.entries.unshift(...unanswered)
     this.waiting += unanswered.length
@@ -199,3 +224,5 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     else (next.apart ? this.readyApart : this.ready).push(lane)
   }
 }
+
+const isUnanswered = (answer: unknown) => answer === BUSY || answer === FAILED

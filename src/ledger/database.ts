@@ -47,8 +47,9 @@ const BACKOFF = 25 // milliseconds before the second attempt, doubled with each 
 /** Runs statements on connections of a pool, each answered within `timeout`. */
 export class Database {
   private starting: Promise<DatabaseFacts> | undefined
-  private readonly underWay = new Set<Promise<unknown>>()
+  private underWay = 0
   private closed = false
+  private readonly closing: (() => void)[] = [] // who is waiting for the calls under way
 
   constructor (private readonly pool: Pool, private readonly options: DatabaseOptions) {}
 
@@ -65,9 +66,15 @@ export class Database {
 
   /** Runs a call of the ledger, which is to be answered by its deadline: refused once closed, waited for by `close`. */
   async call<T> (work: (deadline: number) => Promise<T>): Promise<T> {
-    this.refuseIfClosed()
-    const deadline = performance.now() + this.options.timeout
-    return await this.track(work(deadline))
+    // Only at the door: a call that came before may still have to connect.
+    if (this.closed) throw new UnavailableError(new Error('The ledger is closed'))
+    this.underWay++
+    try {
+      return await work(performance.now() + this.options.timeout)
+    } finally {
+      this.underWay--
+      if (this.underWay === 0) for (const resolve of this.closing) resolve()
+    }
   }
 
   /** What `row` does without a client, as a part of a call. */
@@ -91,9 +98,7 @@ export class Database {
 
   /** Lends a connection that answers without a time limit, for migrations. */
   async lend<T> (work: (connection: Connection) => Promise<T>): Promise<T> {
-    this.refuseIfClosed()
-    const deadline = performance.now() + this.options.timeout
-    return await this.track(this.use(deadline, async connection => {
+    return await this.call(deadline => this.use(deadline, async connection => {
       await within(deadline, connection.query({ text: 'select' }))
       return await work(connection)
     }, Infinity))
@@ -114,21 +119,7 @@ export class Database {
   /** Refuses further calls and waits for those under way. */
   async close (): Promise<void> {
     this.closed = true
-    await Promise.allSettled(this.underWay)
-  }
-
-  // Only at the door: a call that came before may still have to connect.
-  private refuseIfClosed () {
-    if (this.closed) throw new UnavailableError(new Error('The ledger is closed'))
-  }
-
-  private async track<T> (call: Promise<T>) {
-    this.underWay.add(call)
-    try {
-      return await call
-    } finally {
-      this.underWay.delete(call)
-    }
+    if (this.underWay > 0) await new Promise<void>(resolve => this.closing.push(resolve))
   }
 
   // One that fails or is late is closed and not given back, so that the pool never runs dry.

@@ -6,15 +6,14 @@ import { judge } from './verdict.js'
 
 /** Spends credits now. */
 export async function deduct ({ postings, options, allowance }: Context, input: DeductInput): Promise<Deduction> {
-  const { credits, operation, metadata = {}, idempotencyKey = null, client, ...rest } = checkDeduct(input)
-  const userId = resolveUserId(rest.userId, options.defaultUser)
+  const { userId: named, credits, operation, metadata = {}, idempotencyKey = null, client } = checkDeduct(input)
+  const userId = resolveUserId(named, options.defaultUser)
   const json = JSON.stringify(metadata) // now: the caller's object may change before the statement is sent
   const key = JSON.stringify(idempotencyKey)
   const row = await postings.post({
     userId,
     call: `"deduct",${key},${credits},${JSON.stringify(operation)},${json}`,
     token: idempotencyKey === null ? undefined : `deduct ${key}`,
-    columns: [],
     statement: {
       name: 'ai_credit_deduct',
       text: 'select verdict, record_id as id, total, used, held from ai_credit_deduct($1, $2, $3, $4, $5, $6, $7, $8)',

@@ -1,14 +1,23 @@
 import { CallQueue, type QueuedCall } from './call-queue.js'
 import type { Database } from './database.js'
 
-/** Finds whose a hold is. */
-export type HoldAccounts = (holdId: string) => Promise<string | null>
+const MAX_REMEMBERED = 10_000 // about a megabyte
+
+/** Knows whose a hold is, which never changes. */
+export interface HoldAccounts {
+  /** Notes whose a hold is: most are captured by the process that made them. */
+  remember (holdId: string, userId: string): void
+  /** Whose the hold is, if it is among those noted last. */
+  remembered (holdId: string): string | undefined
+  /** Looks it up; null: there is no such hold. */
+  find (holdId: string): Promise<string | null>
+}
 
 interface Lookup extends QueuedCall {
   holdId: string
 }
 
-/** Looks up the accounts of holds, as many as are asked for in one statement. */
+/** The accounts of the holds of a database; those that have to be looked up together share a statement. */
 export function openHoldAccounts (database: Database, maxQueue: number): HoldAccounts {
   const find = async (lookups: Lookup[]): Promise<(string | null)[]> => {
     const { accounts } = await database.send({
@@ -24,5 +33,13 @@ export function openHoldAccounts (database: Database, maxQueue: number): HoldAcc
     together: lookups => find(lookups).catch(error => lookups.map(() => error)),
     alone: async lookup => (await find([lookup]))[0]!
   }, maxQueue)
-  return holdId => database.call(deadline => queue.add({ userId: '', holdId, deadline }))
+  const accounts = new Map<string, string>()
+  return {
+    remember (holdId, userId) {
+      accounts.set(holdId, userId)
+      if (accounts.size > MAX_REMEMBERED) accounts.delete(accounts.keys().next().value!)
+    },
+    remembered: holdId => accounts.get(holdId),
+    find: holdId => database.call(deadline => queue.add({ userId: '', holdId, deadline }))
+  }
 }

@@ -12,9 +12,9 @@ const DEFAULT_TTL = 15 * 60_000
 const asked = { what: 'hold' }
 
 /** Sets credits aside. */
-export async function hold ({ postings, options, allowance }: Context, input: HoldInput): Promise<Hold> {
-  const { credits, operation, metadata = {}, ttl = DEFAULT_TTL, idempotencyKey = null, client, ...rest } = checkHold(input)
-  const userId = resolveUserId(rest.userId, options.defaultUser)
+export async function hold ({ postings, holdAccounts, options, allowance }: Context, input: HoldInput): Promise<Hold> {
+  const { userId: named, credits, operation, metadata = {}, ttl = DEFAULT_TTL, idempotencyKey = null, client } = checkHold(input)
+  const userId = resolveUserId(named, options.defaultUser)
   const json = JSON.stringify(metadata) // now: the caller's object may change before the statement is sent
   const key = JSON.stringify(idempotencyKey)
   const row = await postings.post({
@@ -32,8 +32,10 @@ export async function hold ({ postings, options, allowance }: Context, input: Ho
     }
   }, client)
   const replayed = judge(row, { credits })
+  const id = String(row.id)
+  holdAccounts.remember(id, userId)
   return {
-    id: String(row.id), userId, credits, operation, expiresAt: new Date(row.expires_at), balance: balanceOf(row), replayed
+    id, userId, credits, operation, expiresAt: new Date(row.expires_at), balance: balanceOf(row), replayed
   }
 }
 
@@ -93,8 +95,9 @@ async function postOfHold (
   { call, statement }: Pick<Posting, 'call' | 'statement'>, client: Queryable | undefined
 ) {
   if (client !== undefined) return await database.row(statement, client)
-  if (named === null && postings.idle) return await postings.postAlone(statement)
-  const userId = named ?? await holdAccounts(id)
+  const known = named ?? holdAccounts.remembered(id)
+  if (known === undefined && postings.idle) return await postings.postAlone(statement)
+  const userId = known ?? await holdAccounts.find(id)
   if (userId === null) throw new NotFoundError('hold')
   const row = await postings.post({
     userId, call, token: `of ${id}`, columns: ['credits', 'uncollected', 'required'], statement

@@ -125,7 +125,9 @@ function checker<T> (properties: TProperties) {
 // have a userId that is none of its own properties. Of the others only the names matter.
 function read (input: unknown, names: string[]) {
   if (typeof input !== 'object' || input === null || Array.isArray(input)) return input
-  const unknown = Object.keys(input).filter(name => !names.includes(name)).map(name => [name, undefined])
-  const known = names.filter(name => name in input).map(name => [name, (input as Record<string, unknown>)[name]])
-  return Object.fromEntries([...unknown, ...known])
+  const known: Record<string, unknown> = {}
+  for (const name of names) if (name in input) known[name] = (input as Record<string, unknown>)[name]
+  const unknown = Object.keys(input).filter(name => !names.includes(name))
+  if (unknown.length === 0) return known
+  return Object.fromEntries([...unknown.map(name => [name, undefined]), ...Object.entries(known)])
 }

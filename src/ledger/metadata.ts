@@ -34,9 +34,11 @@ function isJson (root: unknown) {
   return true
 }
 
+const NOTHING: unknown[] = []
+
 // What is inside a value; undefined where JSON would not hold it. A hole of an array is an undefined in it.
 function partsOf (value: unknown): unknown[] | undefined {
-  if (isJsonScalar(value)) return []
+  if (isJsonScalar(value)) return NOTHING
   if (Array.isArray(value)) return value.length > MAX_METADATA_BYTES ? undefined : Array.from(value, asJson)
   if (!isObject(value) || !Object.keys(value).every(key => isSafeKey(key, value))) return undefined
   return Object.values(value).filter(item => item !== undefined).map(asJson)

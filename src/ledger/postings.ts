@@ -11,7 +11,7 @@ export interface Posting {
   /** What no other call of its statement may share: its key or its hold. */
   token?: string | undefined
   /** Its answer beyond the verdict, id, total, used and held: these columns of the statement's row. */
-  columns: readonly string[]
+  columns?: readonly string[]
   /** The same alone. */
   statement: Statement
 }
@@ -35,6 +35,10 @@ export interface PostingOptions {
 
 interface Call extends Posting, QueuedCall {}
 
+type Answer = Verdict | typeof BUSY
+
+const NONE: readonly string[] = []
+
 const VERDICTS = ['apart', 'accepted', 'replayed', 'conflict', 'insufficient', 'missing', 'closed']
 
 /** Postings that share statements on a database. */
@@ -54,7 +58,8 @@ export function openPostings (database: Database, { allowance, timeZone, maxQueu
           repeatable: false
         }, Math.max(...calls.map(({ deadline }) => deadline)))
         const answers = read(sent, row.answers)
-        return calls.map(call => answers.get(call) ?? late())
+        let place = 0
+        return calls.map(call => call === sent[place] ? answers[place++]! : late())
       } catch (error) {
         return calls.map(({ statement }) => afterFailure(error, statement.repeatable))
       }
@@ -75,7 +80,7 @@ export function openPostings (database: Database, { allowance, timeZone, maxQueu
     },
     post (posting, client) {
       if (client !== undefined) return database.row(posting.statement, client)
-      return database.call(deadline => queue.add({ ...posting, deadline }))
+      return database.call(deadline => queue.add(Object.assign(posting, { deadline })))
     }
   }
 }
@@ -90,10 +95,10 @@ function write (calls: Call[]) {
   return [userIds, `[${json.join()}]`]
 }
 
-function read (calls: Call[], answers: string): Map<Call, Verdict | typeof BUSY> {
+function read (calls: Call[], answers: string): Answer[] {
   const numbers: number[] = JSON.parse(`[${answers.slice(1, -1)}]`)
   let next = 0
-  return new Map(calls.map(call => [call, readOne(call)]))
+  return calls.map(readOne)
 
   function readOne ({ columns }: Call) {
     const verdict = VERDICTS[numbers[next++]!]!
@@ -101,7 +106,7 @@ function read (calls: Call[], answers: string): Map<Call, Verdict | typeof BUSY>
     const row: Verdict & Record<string, unknown> = {
       verdict, id: numbers[next++], total: numbers[next++], used: numbers[next++], held: numbers[next++]
     }
-    for (const column of columns) row[column] = numbers[next++]
+    for (const column of columns ?? NONE) row[column] = numbers[next++]
     return row
   }
 }
