@@ -42,7 +42,8 @@ export const pgbench: Contender = {
         const file = await script(hot)
         const { stdout } = await run(findPgbench()!, ['-n', '-M', 'prepared', '-c', String(callers), '-j', '1',
           '-T', String(Math.max(1, Math.round(seconds))), '-l', `--log-prefix=${join(folder, 'log')}`, '-f', file, connectionString])
-        return await readLog(folder, Number(/^tps = ([\d.]+)/m.exec(stdout)![1]))
+        const [, perSecond = '0'] = /^tps = ([\d.]+)/m.exec(stdout) ?? [] // it says none where nobody was done in time
+        return await readLog(folder, Number(perSecond))
       },
       charged: () => chargedByTables(connectionString),
       close: () => rm(folder, { recursive: true })
