@@ -8,6 +8,13 @@ export class InvalidInputError extends createError('FST_CREDITS_INVALID', '%s %s
   }
 }
 
+/** 400: a charge by usage needs a price, and the option `prices` has none for this operation. Nothing was charged. */
+export class NoPriceError extends createError('FST_CREDITS_NO_PRICE', 'There is no price for %s', 400) {
+  constructor (readonly operation: string) {
+    super(operation)
+  }
+}
+
 /** 401: the host's `identify` found nobody behind the request. */
 export class UnidentifiedError extends createError(
   'FST_CREDITS_UNIDENTIFIED', 'The request does not say who is asking', 401) {}

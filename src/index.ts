@@ -10,6 +10,7 @@ export * from './errors.js'
 export { createLedger } from './ledger/index.js'
 export type { Connection, Pool, Queryable } from './ledger/database.js'
 export type { Metadata } from './ledger/metadata.js'
+export type * from './ledger/prices/types.js'
 export type * from './ledger/types.js'
 export type { CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions, RecurringAllowance } from './options.js'
 

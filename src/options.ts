@@ -1,7 +1,11 @@
 import { Type, type TProperties } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest, RouteShorthandOptions } from 'fastify'
 import { InvalidOptionError } from './errors.js'
-import { Callable, compile, CreditsOrNone, Days, field, Flag, Limit, Milliseconds, QueueLength, UserId } from './ledger/fields.js'
+import {
+  Callable, compile, CreditsOrNone, Days, field, Flag, Limit, Milliseconds, PriceVersion, QueueLength, UserId
+} from './ledger/fields.js'
+import { openPriceBook, type PriceBook } from './ledger/prices/book.js'
+import type { Prices } from './ledger/prices/types.js'
 
 /** An allowance that each period begins with. What is unspent of it at the end is gone, or carried as `rollover` says. */
 export interface RecurringAllowance {
@@ -27,6 +31,16 @@ export interface LedgerOptions {
    * renews. Default: 10000.
    */
   allowance?: number | RecurringAllowance
+  /**
+   * What operations cost, for charges by usage: `quote`, and `deduct` and `capture` with `usage`. An operation without a
+   * price is refused then (NoPriceError). Default: none has one.
+   */
+  prices?: Prices
+  /**
+   * Names these prices in each usage record, 1 to 255 characters: give changed prices another name. Default: a hash of
+   * what they say.
+   */
+  priceVersion?: string
   /** Days of usage history, today included. Default: 30. */
   historyDays?: number
   /** Entries of one page of history. Default: 1000. */
@@ -169,6 +183,8 @@ const Allowance = field<number | RecurringAllowance>('allowance', {},
 const ledgerSchema = {
   defaultUser: DefaultUser,
   allowance: Allowance,
+  prices: Type.Any(), // openPriceBook checks it, and names the very part that is wrong
+  priceVersion: PriceVersion,
   historyDays: Days,
   historyLimit: Limit,
   timeZone: TimeZone,
@@ -205,25 +221,30 @@ const ledgerDefaults = {
 const pluginDefaults = { ...ledgerDefaults, prefix: '/api', routes: true, migrate: true, sampleData: false }
 
 /** A ledger's options, complete. */
-export type ParsedLedgerOptions = typeof ledgerDefaults
+export type ParsedLedgerOptions = typeof ledgerDefaults & { prices: PriceBook }
 
 /** A ledger's options with the defaults filled in. Throws InvalidOptionError, which names the option. */
 export function parseLedgerOptions (options: LedgerOptions): ParsedLedgerOptions {
   refuse(checkLedgerOptions(options))
-  return withDefaults(ledgerDefaults, options)
+  return { ...withDefaults<typeof ledgerDefaults>(ledgerDefaults, options), prices: parsePrices(options) }
 }
 
 /** The plugin's options with the defaults filled in. Throws InvalidOptionError, which names the option. */
 export function parsePluginOptions (options: FastifyAiCreditsOptions) {
   refuse(checkPluginOptions(options))
-  const parsed = withDefaults<typeof pluginDefaults & FastifyAiCreditsOptions>(pluginDefaults, options)
+  const parsed = withDefaults<typeof pluginDefaults & Omit<FastifyAiCreditsOptions, 'prices'>>(pluginDefaults, options)
   if (parsed.pg !== undefined && parsed.connectionString !== undefined) {
     throw new InvalidOptionError('connectionString', 'opens a pool of its own and cannot go together with pg')
   }
   if (parsed.sampleData && parsed.defaultUser === null) {
     throw new InvalidOptionError('sampleData', 'needs a defaultUser to give the sample data to')
   }
-  return { ...parsed, prefix: parsed.prefix.replace(/\/+$/, '') }
+  return { ...parsed, prices: parsePrices(options), prefix: parsed.prefix.replace(/\/+$/, '') }
+}
+
+function parsePrices ({ prices, priceVersion }: LedgerOptions): PriceBook {
+  if (priceVersion !== undefined && prices === undefined) throw new InvalidOptionError('priceVersion', 'needs prices to name')
+  return openPriceBook(prices ?? {}, priceVersion)
 }
 
 function refuse (problem: ReturnType<typeof checkLedgerOptions>) {

@@ -9,7 +9,7 @@ type Instances = FastifyInstance['pg'] & Record<string, { pool: Pool } | undefin
 
 /** The pool that the options name: one of the host's, or one of the plugin's own. */
 export async function findPool (
-  fastify: FastifyInstance, { pg, connectionString }: FastifyAiCreditsOptions
+  fastify: FastifyInstance, { pg, connectionString }: Pick<FastifyAiCreditsOptions, 'pg' | 'connectionString'>
 ): Promise<Pool> {
   if (connectionString !== undefined) return await openPool(fastify, connectionString)
   const instances = fastify.pg as Instances | undefined

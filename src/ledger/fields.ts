@@ -38,6 +38,9 @@ export const Operation = text('operation', 'What the credits are spent on')
 /** Names a request, so that a repeated one is answered and not charged again: 1 to 255 characters. */
 export const IdempotencyKey = text('idempotency_key', 'Repeat a request with the same key, and it is charged once')
 
+/** Names a price book: 1 to 255 characters. */
+export const PriceVersion = text('price_version', 'The version of the prices')
+
 /** Credits to spend: a whole number from 1 to 2^53 - 1. */
 export const Credits = whole('credits', 1, Number.MAX_SAFE_INTEGER, 'Credits to spend')
 

@@ -1,10 +1,14 @@
-import { NotFoundError } from '../errors.js'
+import { InvalidInputError, NotFoundError } from '../errors.js'
 import type { Context } from './context.js'
 import { balanceOf } from './balance.js'
 import type { Queryable } from './database.js'
-import { checkCapture, checkExtend, checkHold, checkRelease, resolveUserId, rowId } from './input.js'
+import {
+  checkCapture, checkExtend, checkHold, checkRelease, resolveUserId, rowId, type CreditsOrUsage
+} from './input.js'
 import type { Posting } from './postings.js'
-import type { Capture, CaptureInput, Extension, ExtendInput, Hold, HoldInput, Release, ReleaseInput } from './types.js'
+import type {
+  Capture, CaptureInput, Extension, ExtendInput, Hold, HoldInput, PricedCaptureInput, Release, ReleaseInput
+} from './types.js'
 import { judge } from './verdict.js'
 
 const DEFAULT_TTL = 15 * 60_000
@@ -40,21 +44,25 @@ export async function hold ({ postings, holdAccounts, options, allowance }: Cont
 }
 
 /** Turns a hold, or a part of it, into spending. */
-export async function capture (context: Context, holdId: string, input: CaptureInput = {}): Promise<Capture> {
+export async function capture (
+  context: Context, holdId: string, input: CaptureInput | PricedCaptureInput = {}
+): Promise<Capture> {
   const {
-    userId = null, credits = null, metadata = null, final = true, shortfall = 'partial', idempotencyKey = null, client
+    userId = null, metadata = null, final = true, shortfall = 'partial', idempotencyKey = null, client, ...rest
   } = checkCapture(input)
+  const { credits, operation, version, quantities } = priceOf(context, rest)
   const id = rowId(holdId, 'hold')
   const json = metadata && JSON.stringify(metadata)
   const key = JSON.stringify(idempotencyKey)
   const row = await postOfHold(context, id, userId, {
-    call: `"capture",${key},${credits},null,${json},${id},${final},"${shortfall}"`,
+    call: `"capture",${key},${credits},${JSON.stringify(operation)},${json},${id},${final},"${shortfall}"` +
+      (quantities === null ? '' : `,${JSON.stringify(version)},${quantities}`),
     statement: {
       name: 'ai_credit_capture',
-      text: 'select *, record_id as id from ai_credit_capture($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
+      text: 'select *, record_id as id from ai_credit_capture($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)',
       values: lockTimeout => [
-        id, userId, credits, json, final, shortfall, idempotencyKey, context.allowance,
-        context.options.timeZone, lockTimeout
+        id, userId, credits, json, final, shortfall, idempotencyKey, operation, version, quantities,
+        context.allowance, context.options.timeZone, lockTimeout
       ],
       repeatable: idempotencyKey !== null || final // a hold is closed once, whoever repeats it
     }
@@ -69,6 +77,18 @@ export async function capture (context: Context, holdId: string, input: CaptureI
     balance: balanceOf(row),
     replayed
   }
+}
+
+// What a capture charges: so many credits (null: all that is left), or what the usage costs.
+function priceOf ({ options }: Context, { credits, operation, usage }: CreditsOrUsage & { operation?: string }) {
+  if (usage === undefined) {
+    if (operation !== undefined) throw new InvalidInputError('usage', 'is required with operation')
+    return { credits: credits ?? null, operation: null, version: null, quantities: null }
+  }
+  if (credits !== undefined) throw new InvalidInputError('credits', 'and usage exclude each other')
+  if (operation === undefined) throw new InvalidInputError('operation', 'is required with usage')
+  const quote = options.prices.quote(operation, usage)
+  return { credits: quote.credits, operation, version: quote.version, quantities: JSON.stringify(quote.usage) }
 }
 
 /** Gives back what a hold has left. */

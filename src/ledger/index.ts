@@ -75,6 +75,7 @@ export function openLedger (pool: Pool, options: ParsedLedgerOptions, onConnecti
 
 function operations (context: Context): Credits {
   return {
+    quote: (operation, usage) => context.options.prices.quote(operation, usage),
     deduct: input => deduct(context, input),
     balance: userId => balance(context, userId),
     async history (userId, input) {

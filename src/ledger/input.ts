@@ -1,6 +1,7 @@
 import { Type, type TProperties, type TSchema } from '@sinclair/typebox'
 import { InvalidInputError, NotFoundError } from '../errors.js'
 import type { Queryable } from './database.js'
+import type { Usage } from './prices/types.js'
 import type {
   CaptureInput, ClientInput, DeductInput, ExtendInput, GrantInput, HistoryInput, HoldInput, ReconcileInput, RefundInput,
   ReleaseInput, RevokeInput, StatementInput
@@ -15,16 +16,24 @@ const Client = field<Queryable>('client', {},
 
 const ofAccount = { userId: Type.Optional(UserId), client: Type.Optional(Client) }
 
-const deductFields = {
+const chargeFields = {
   ...ofAccount,
-  credits: Credits,
   operation: Operation,
   metadata: Type.Optional(MetadataField),
   idempotencyKey: Type.Optional(IdempotencyKey)
 }
 
+/** What says how much is charged. */
+export interface CreditsOrUsage {
+  credits?: number
+  usage?: Usage
+}
+
+// Either of the two; the price book checks the quantities.
+const creditsOrUsage = { credits: Type.Optional(Credits), usage: Type.Optional(Type.Any()) }
+
 /** Checks what a caller handed in, and throws an InvalidInputError that names the field. */
-export const checkDeduct = checker<DeductInput>(deductFields)
+export const checkDeduct = checker<Omit<DeductInput, 'credits'> & CreditsOrUsage>({ ...chargeFields, ...creditsOrUsage })
 
 /** The same for the other operations. */
 export const checkHistory = checker<HistoryInput>({
@@ -34,13 +43,15 @@ export const checkHistory = checker<HistoryInput>({
 })
 
 export const checkHold = checker<HoldInput>({
-  ...deductFields,
+  ...chargeFields,
+  credits: Credits,
   ttl: Type.Optional(Ttl)
 })
 
-export const checkCapture = checker<CaptureInput>({
+export const checkCapture = checker<CaptureInput & CreditsOrUsage & { operation?: string }>({
   ...ofAccount,
-  credits: Type.Optional(Credits),
+  ...creditsOrUsage,
+  operation: Type.Optional(Operation),
   metadata: Type.Optional(MetadataField),
   final: Type.Optional(Flag),
   shortfall: Type.Optional(Shortfall),

@@ -56,8 +56,8 @@ function asJson (value: unknown) {
 const hasToJson = (value: unknown): value is { toJSON: () => unknown } =>
   typeof value === 'object' && value !== null && 'toJSON' in value && typeof value.toJSON === 'function'
 
-// A plain object: of no class, so that nothing (the entries of a Map, say) is lost without a word.
-function isObject (value: unknown): value is Metadata {
+/** Whether the value is a plain object: of no class, so that nothing (the entries of a Map, say) is lost without a word. */
+export function isObject (value: unknown): value is Metadata {
   if (typeof value !== 'object' || value === null || Array.isArray(value) || hasToJson(value)) return false
   const prototype = Object.getPrototypeOf(value)
   return prototype === null || Object.getPrototypeOf(prototype) === null

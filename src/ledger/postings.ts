@@ -39,7 +39,7 @@ type Answer = Verdict | typeof BUSY
 
 const NONE: readonly string[] = []
 
-const VERDICTS = ['apart', 'accepted', 'replayed', 'conflict', 'insufficient', 'missing', 'closed']
+const VERDICTS = ['apart', 'accepted', 'replayed', 'conflict', 'insufficient', 'missing', 'closed', 'operation']
 
 /** Postings that share statements on a database. */
 export function openPostings (database: Database, { allowance, timeZone, maxQueue }: PostingOptions): Postings {

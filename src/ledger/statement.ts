@@ -2,13 +2,14 @@ import { balanceOf } from './balance.js'
 import type { Context } from './context.js'
 import { checkStatement, resolveUserId } from './input.js'
 import type { Metadata } from './metadata.js'
+import type { Usage } from './prices/types.js'
 import type { Statement, StatementEntry, StatementInput } from './types.js'
 
 /** An entry as the database answers it; see ai_credit_statement. */
 type Row = [
   seq: number, kind: StatementEntry['kind'], at: string, amount: number, total: number, used: number, held: number,
   id: string | null, reference: string | null, operation: string | null, metadata: Metadata | null, reason: string | null,
-  details: StatementEntry['details'] | null
+  details: StatementEntry['details'] | null, priceVersion: string | null, usage: Usage | null
 ]
 
 /** A page of every change of an account, in order. */
@@ -33,9 +34,9 @@ function instant (time: Date | string | undefined) {
 }
 
 function entry ([
-  seq, kind, at, amount, total, used, held, id, referenceId, operation, metadata, reason, details
+  seq, kind, at, amount, total, used, held, id, referenceId, operation, metadata, reason, details, priceVersion, usage
 ]: Row): StatementEntry {
-  const cause = { id, referenceId, operation, metadata, reason, details }
+  const cause = { id, referenceId, operation, metadata, reason, details, priceVersion, usage }
   return {
     seq,
     kind,

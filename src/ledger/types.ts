@@ -1,6 +1,7 @@
 import type { Queryable } from './database.js'
 import type { Metadata } from './metadata.js'
 import type { RecurringAllowance } from '../options.js'
+import type { Quote, Usage } from './prices/types.js'
 
 /** What an account holds, in credits. `available` is `total - used - held`. */
 export interface Balance {
@@ -34,11 +35,19 @@ export interface DeductInput {
   client?: Queryable
 }
 
+/** What `deduct` takes to charge by usage: its operation's price says how many credits, which may be none. */
+export interface PricedDeductInput extends Omit<DeductInput, 'credits'> {
+  /** The quantities that the operation is priced by. */
+  usage: Usage
+  credits?: undefined
+}
+
 /** What `deduct` answers. */
 export interface Deduction {
   /** The usage record. */
   id: string
   userId: string
+  /** Credits spent; of a replay by usage what the original spent, though the price may have changed since. */
   credits: number
   operation: string
   /** The balance after the charge; of a replay, the balance after the original. */
@@ -127,6 +136,15 @@ export interface CaptureInput extends ClientInput {
   shortfall?: 'partial' | 'reject'
   /** Names the request, among the captures of this hold: it tells a retry from the next part. */
   idempotencyKey?: string
+}
+
+/** What `capture` takes to charge by usage: its operation's price says how many credits, which may be none. */
+export interface PricedCaptureInput extends Omit<CaptureInput, 'credits'> {
+  /** The hold's operation. With another one nothing is charged (InvalidInputError). */
+  operation: string
+  /** The quantities that the operation is priced by. */
+  usage: Usage
+  credits?: undefined
 }
 
 /** What `capture` answers. */
@@ -306,6 +324,10 @@ export interface StatementEntry {
   operation?: string
   metadata?: Metadata
   reason?: string
+  /** Of a charge by usage: the version of the prices. */
+  priceVersion?: string
+  /** Of a charge by usage: the quantities that it was computed from. */
+  usage?: Usage
   /** Of a renewal: periods that ended (0: the first began), credits that expired, the allowance from here on. */
   details?: { periods: number, expired: number, allowance: RecurringAllowance | null }
 }
@@ -348,10 +370,15 @@ export interface Reconciliation {
 /** Accounts of prepaid credits in PostgreSQL. Every method throws UnavailableError where the database gives no answer. */
 export interface Credits {
   /**
-   * Spends credits now. Throws InsufficientCreditsError (nothing is charged), IdempotencyConflictError and
-   * InvalidInputError.
+   * What a usage costs by the option `prices`: what `deduct` and `capture` charge for it. Asks no database. Throws
+   * NoPriceError and InvalidInputError.
    */
-  deduct (input: DeductInput): Promise<Deduction>
+  quote (operation: string, usage: Usage): Quote
+  /**
+   * Spends credits now. Throws InsufficientCreditsError (nothing is charged), IdempotencyConflictError, NoPriceError
+   * (with `usage`) and InvalidInputError.
+   */
+  deduct (input: DeductInput | PricedDeductInput): Promise<Deduction>
   /** The balance of an account, which is created if it is not there. Throws InvalidInputError. */
   balance (userId?: string): Promise<Balance>
   /** Daily usage of an account, which is created if it is not there. Throws InvalidInputError. */
@@ -364,10 +391,10 @@ export interface Credits {
   /**
    * Turns a hold, or a part of it, into spending; what goes beyond it is drawn from what is available. One that has
    * lapsed is charged all the same, as far as credits are available. Repeating the capture that closed a hold answers
-   * it again. Throws NotFoundError, HoldClosedError, IdempotencyConflictError, InvalidInputError, and
-   * InsufficientCreditsError (`shortfall: 'reject'`).
+   * it again. Throws NotFoundError, HoldClosedError, IdempotencyConflictError, NoPriceError (with `usage`),
+   * InvalidInputError, and InsufficientCreditsError (`shortfall: 'reject'`).
    */
-  capture (holdId: string, input?: CaptureInput): Promise<Capture>
+  capture (holdId: string, input?: CaptureInput | PricedCaptureInput): Promise<Capture>
   /**
    * Gives back what a hold has left; releasing it again, or after it has lapsed, answers the same. Throws
    * NotFoundError, HoldClosedError (it was captured) and InvalidInputError.

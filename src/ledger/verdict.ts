@@ -29,6 +29,7 @@ export function judge (row: Verdict, { what = '', credits = 0 }: Asked): boolean
     case 'closed': throw what === 'hold' ? new HoldClosedError() : new GrantClosedError()
     case 'exceeds': throw new RefundExceedsError()
     case 'past': throw new InvalidInputError('expiresAt', 'must be in the future')
+    case 'operation': throw new InvalidInputError('operation', "is not the hold's")
     case 'overflow': throw new InvalidInputError('credits', 'would take the total past 2^53 - 1')
   }
   return row.verdict === 'replayed'

@@ -21,7 +21,11 @@ const Entry = Type.Object({
   kind: Type.String({ description: 'What happened' }),
   at: Type.String({ format: 'date-time', description: 'When it took effect' }),
   amount: whole('By how many credits it changed what is available'),
-  balance: Type.Ref('AiCreditsBalance')
+  balance: Type.Ref('AiCreditsBalance'),
+  price_version: Type.Optional(Type.String({ description: 'Of a charge by usage: the version of the prices' })),
+  usage: Type.Optional(Type.Object({}, {
+    additionalProperties: whole('A quantity'), description: 'Of a charge by usage: what it was computed from'
+  }))
 }, { additionalProperties: true, description: 'One change of an account, with what caused it' })
 
 const query = (mustName: boolean) => Type.Object({

@@ -1,0 +1,102 @@
+import { createHash } from 'node:crypto'
+import { InvalidInputError, NoPriceError } from '../../errors.js'
+import { isObject } from '../metadata.js'
+import { checkPrices, type CheckedPrice, type CheckedTier } from './check.js'
+import type { Quote, Usage } from './types.js'
+
+const VERSION_LENGTH = 16 // hexadecimal digits
+
+/** What operations cost. */
+export interface PriceBook {
+  /** What a usage costs. Throws NoPriceError, and InvalidInputError, which names the quantity. */
+  quote (operation: string, usage: unknown): Quote
+}
+
+/** A price of the book, with what is computed once: the denominator that all of its rates share. */
+interface BookPrice extends CheckedPrice {
+  denominator: bigint
+}
+
+/**
+ * Opens a price book, of which each price is checked. Its version is the given one, or one that its content has. Throws
+ * InvalidOptionError.
+ */
+export function openPriceBook (prices: unknown, version?: string): PriceBook {
+  const book = new Map<string, BookPrice>()
+  for (const [operation, price] of checkPrices(prices)) {
+    book.set(operation, { ...price, denominator: [...price.per.values()].flat().map(tier => tier.each).reduce(multiple, 1n) })
+  }
+  const known = version ?? versionOf(book)
+  return {
+    quote (operation, usage) {
+      const price = book.get(operation)
+      if (price === undefined) throw new NoPriceError(operation)
+      const quantities = checkUsage(operation, price, usage)
+      return { credits: creditsOf(price, quantities), operation, version: known, usage: quantities }
+    }
+  }
+}
+
+// The same for equal content, in whatever order and with or without the defaults.
+function versionOf (book: Map<string, BookPrice>) {
+  const content = byName(book).map(([operation, { per, ...price }]) => [
+    operation, byName(per).map(([quantity, tiers]) => [quantity, ...tiers.map(tier => [tier.upTo, tier.credits, tier.each])]),
+    price.base, price.minimum, price.maximum, price.round
+  ])
+  const json = JSON.stringify(content, (_key, value) => typeof value === 'bigint' ? String(value) : value)
+  return createHash('sha256').update(json).digest('hex').slice(0, VERSION_LENGTH)
+}
+
+function byName<T> (map: Map<string, T>) {
+  return [...map].sort(([a], [b]) => a < b ? -1 : 1)
+}
+
+// A copy, of which each quantity was read once: what is checked is what is charged for and put on record.
+function checkUsage (operation: string, { per }: BookPrice, usage: unknown): Usage {
+  if (!isObject(usage)) throw new InvalidInputError('usage', 'must be an object of quantities')
+  const given = Object.entries(usage).filter(([, quantity]) => quantity !== undefined)
+  for (const [name, quantity] of given) {
+    if (!per.has(name)) throw new InvalidInputError(`usage.${name}`, `is no quantity that ${operation} is priced by`)
+    if (!Number.isSafeInteger(quantity) || (quantity as number) < 0) {
+      throw new InvalidInputError(`usage.${name}`, `must be a whole number from 0 to ${Number.MAX_SAFE_INTEGER}`)
+    }
+  }
+  return Object.fromEntries(given) as Usage
+}
+
+function creditsOf ({ per, base, minimum, maximum, round, denominator }: BookPrice, usage: Usage): number {
+  let sum = base * denominator
+  for (const [name, quantity] of Object.entries(usage)) sum += shareOf(per.get(name)!, BigInt(quantity), denominator)
+  let credits = rounded(sum, denominator, round)
+  if (credits < minimum) credits = minimum
+  if (maximum !== undefined && credits > maximum) credits = maximum
+  if (credits > Number.MAX_SAFE_INTEGER) throw new InvalidInputError('usage', 'costs more than 2^53 - 1 credits')
+  return Number(credits)
+}
+
+// In parts of a credit, of which the denominator makes a whole one.
+function shareOf (tiers: CheckedTier[], quantity: bigint, denominator: bigint) {
+  let share = 0n
+  let from = 0n
+  for (const { upTo = quantity, credits, each } of tiers) {
+    if (from >= quantity) break
+    const to = upTo < quantity ? upTo : quantity
+    share += (to - from) * credits * (denominator / each)
+    from = to
+  }
+  return share
+}
+
+function rounded (sum: bigint, denominator: bigint, round: string) {
+  if (round === 'down') return sum / denominator
+  if (round === 'up') return (sum + denominator - 1n) / denominator
+  return (2n * sum + denominator) / (2n * denominator)
+}
+
+function multiple (a: bigint, b: bigint) {
+  return a / divisor(a, b) * b
+}
+
+function divisor (a: bigint, b: bigint): bigint {
+  return b === 0n ? a : divisor(b, a % b)
+}
