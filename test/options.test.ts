@@ -28,6 +28,8 @@ const malformedLedgerOptions: Record<string, Values> = {
     ['a NUL', 'a\0'], ['a lone surrogate', '\ud800']
   ],
   allowance: notWhole,
+  prices: [['null', null], ['a string', 'chat'], ['a number', 5], ['a list', []], ['a Map', new Map()]],
+  priceVersion: [...notStrings, ['empty', ''], ['256 characters', 'x'.repeat(256)], ['a NUL', 'a\0']],
   historyDays: [...notWhole, ['0', 0], ['36501', 36_501]],
   historyLimit: [...notWhole, ['0', 0], ['100001', 100_001]],
   timeZone: [
@@ -88,8 +90,14 @@ t.test('an unknown option is refused, though it be undefined', async t => {
   for (const name of unknownOptions) await refused(t, { [name]: undefined }, name, 'unknown')
 })
 
+t.test('a malformed price is refused by its path', async t => {
+  const prices = { chat: { per: { input_tokens: { credits: 1, each: 0 } } } }
+  await refused(t, { prices }, 'prices.chat.per.input_tokens.each', '0')
+})
+
 t.test('options that contradict each other are refused', async t => {
   await refused(t, { pg: 'main', connectionString: 'postgresql://localhost/x' }, 'connectionString', 'together with pg')
+  await refused(t, { priceVersion: 'may' }, 'priceVersion', 'without prices')
   await refused(t, { sampleData: true, defaultUser: null }, 'sampleData', 'nobody to give it to')
 })
 

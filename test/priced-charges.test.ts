@@ -154,11 +154,12 @@ t.test('an idempotency key stands for the quantities, whatever they cost since',
     t.equal(first.credits, 2)
     const conflict = { code: 'FST_CREDITS_IDEMPOTENCY_CONFLICT' }
     // Alone, then with others in one statement, then with duplicates of itself.
-    for (const others of [[], [chat({ input: 1 })]]) {
+    const alone: PricedDeductInput[] = []
+    for (const others of [alone, [chat({ input: 1 })]]) {
       const [again] = await Promise.all([request, ...others].map(input => later.deduct(input)))
       t.strictSame(again, { ...first, replayed: true })
       for (const other of [
-        { ...request, usage: { input: 1500 } }, { ...request, metadata: {} }, { ...request, operation: 'video', usage: {} },
+        { ...request, usage: { input: 1500 } }, { ...request, metadata: {} }, { ...request, operation: 'video', usage: {} as Usage },
         { userId: 'ann', operation: 'chat', credits: 2, metadata: { a: 1 }, idempotencyKey: 'one' }
       ]) {
         const outcomes = await Promise.allSettled([other, ...others].map(input => later.deduct(input)))

@@ -4,7 +4,7 @@ import type pg from 'pg'
 import { describe, expect, test } from 'tstyche'
 import {
   createLedger, IdempotencyConflictError, InsufficientCreditsError, InvalidInputError, UnavailableError,
-  type Balance, type Credits, type Deduction, type History, type HistoryEntry, type Ledger, type Queryable
+  type Balance, type Credits, type Deduction, type History, type HistoryEntry, type Ledger, type Queryable, type Quote
 } from '../../src/index.js'
 
 declare const fastify: FastifyInstance
@@ -63,6 +63,32 @@ describe('deduct', () => {
     expect(deduct).type.not.toBeCallableWith({ credits: 1, operation: 'chat', client: 'postgres://localhost' })
     expect(deduct).type.not.toBeCallableWith({ credits: 1, operation: 'chat', client: { query: () => [] } })
     expect(deduct).type.not.toBeCallableWith({ credits: 1, operation: 'chat', client: {} })
+  })
+})
+
+describe('charges by usage', () => {
+  const { capture, quote } = fastify.credits
+  const usage = { input_tokens: 1500 }
+
+  test('deduct takes usage in place of credits', () => {
+    expect(deduct).type.toBeCallableWith({ usage, operation: 'chat', userId: 'ann', idempotencyKey: 'one', client })
+    expect(deduct).type.not.toBeCallableWith({ usage, operation: 'chat', credits: 1 })
+    expect(deduct).type.not.toBeCallableWith({ usage })
+    expect(deduct).type.not.toBeCallableWith({ usage: { input_tokens: '1500' }, operation: 'chat' })
+    expect(deduct({ usage, operation: 'chat' })).type.toBe<Promise<Deduction>>()
+  })
+
+  test('capture takes an operation with it', () => {
+    expect(capture).type.toBeCallableWith('17', { usage, operation: 'chat', metadata: { words: 1 }, idempotencyKey: 'one' })
+    expect(capture).type.not.toBeCallableWith('17', { usage })
+    expect(capture).type.not.toBeCallableWith('17', { operation: 'chat' })
+    expect(capture).type.not.toBeCallableWith('17', { usage, operation: 'chat', credits: 1 })
+  })
+
+  test('quote answers at once', () => {
+    expect(quote('chat', usage)).type.toBe<Quote>()
+    expect<Quote>().type.toBe<{ credits: number, operation: string, version: string, usage: Record<string, number> }>()
+    expect(quote).type.not.toBeCallableWith('chat')
   })
 })
 

@@ -1,7 +1,9 @@
 import type { FastifyRequest } from 'fastify'
 import Fastify from 'fastify'
 import { describe, expect, test } from 'tstyche'
-import credits, { fastifyAiCredits, type FastifyAiCreditsOptions, type Identity, type RecurringAllowance } from '../../src/index.js'
+import credits, {
+  fastifyAiCredits, type FastifyAiCreditsOptions, type Identity, type Prices, type RecurringAllowance
+} from '../../src/index.js'
 
 const app = Fastify()
 declare const signIn: (request: FastifyRequest) => Promise<void>
@@ -19,6 +21,8 @@ describe('the options', () => {
       prefix: string
       defaultUser: string | null
       allowance: number | RecurringAllowance
+      prices: Prices
+      priceVersion: string
       pg: string
       connectionString: string
       migrate: boolean
@@ -36,6 +40,21 @@ describe('the options', () => {
     expect(options).type.toBeCallableWith({ allowance: { credits: 5, every: 'month' as const, rollover: { max: 2 } } })
     expect(options).type.not.toBeCallableWith({ allowance: { credits: 5, every: 'year' } })
     expect(options).type.not.toBeCallableWith({ allowance: { credits: 5 } })
+  })
+
+  test('prices are per quantity, with a base, limits and a rounding', () => {
+    expect(options).type.toBeCallableWith({
+      prices: {
+        chat: { per: { input: { credits: 1, each: 1000 }, output: 4 }, minimum: 1, round: 'nearest' as const },
+        video: { per: { seconds: { tiers: [{ upTo: 60, credits: 4 }, { credits: 3, each: 2 }] } }, base: 2, maximum: 2000 }
+      },
+      priceVersion: 'may'
+    })
+    expect(options).type.not.toBeCallableWith({ prices: { chat: 5 } })
+    expect(options).type.not.toBeCallableWith({ prices: { chat: { per: { input: '1' } } } })
+    expect(options).type.not.toBeCallableWith({ prices: { chat: { base: 1, round: 'half' } } })
+    expect(options).type.not.toBeCallableWith({ prices: { chat: { base: 1, min: 5 } } })
+    expect(options).type.not.toBeCallableWith({ prices: {}, priceVersion: 5 })
   })
 
   test('management needs authorize', () => {

@@ -38,7 +38,7 @@ function checkPrice (path: string, price: unknown): CheckedPrice {
   if (!ROUNDINGS.includes(round)) fail(`${path}.round`, "must be 'up', 'down' or 'nearest'")
   const checked = {
     per: per === undefined ? new Map<string, CheckedTier[]>() : checkRates(`${path}.per`, per),
-    base: whole(`${path}.base`, base ?? 0, 0),
+    base: whole(`${path}.base`, base === undefined ? 0 : base, 0),
     minimum: whole(`${path}.minimum`, minimum, 0),
     maximum: maximum === undefined ? undefined : whole(`${path}.maximum`, maximum, 0),
     round: round as string
