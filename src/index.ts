@@ -8,6 +8,7 @@ import { findPool } from './pool.js'
 
 export * from './errors.js'
 export { createLedger } from './ledger/index.js'
+export type * from './ledger/credits-events.js'
 export type { Connection, Pool, Queryable } from './ledger/database.js'
 export type { Metadata } from './ledger/metadata.js'
 export type * from './ledger/prices/types.js'
@@ -26,6 +27,8 @@ async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions)
   const pool = await findPool(fastify, options)
   const ledger = openLedger(pool, options, error => {
     fastify.log.warn({ err: error }, 'A connection of the credits pool was lost')
+  }, (error, event) => {
+    fastify.log.error({ err: error, event }, 'A listener of credits failed')
   })
   fastify.addHook('onClose', () => ledger.close())
 

@@ -1,6 +1,7 @@
 import { Type, type TProperties } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest, RouteShorthandOptions } from 'fastify'
 import { InvalidOptionError } from './errors.js'
+import type { LowThreshold } from './ledger/credits-events.js'
 import {
   Callable, compile, CreditsOrNone, Days, field, Flag, Limit, Milliseconds, PriceVersion, QueueLength, UserId
 } from './ledger/fields.js'
@@ -57,6 +58,11 @@ export interface LedgerOptions {
    * Default: 10000.
    */
   maxQueue?: number
+  /**
+   * Thresholds of the event `low`, each a whole number of credits, from 0 to 2^53 - 1, or whole percents of the account's
+   * total, from '1%' to '99%'. Default: `[]`, none.
+   */
+  low?: LowThreshold[]
   /** Use named prepared statements; `false` behind PgBouncer before 1.21 and with PGlite's socket. Default: true. */
   prepare?: boolean
 }
@@ -180,6 +186,14 @@ const Allowance = field<number | RecurringAllowance>('allowance', {},
   value => oneOffProblem(value) === undefined || allowanceProblem(value) === undefined,
   `must be a whole number from 0 to ${Number.MAX_SAFE_INTEGER} or { credits, every, rollover, anchor }`)
 
+const Low = field<LowThreshold[]>('low', {},
+  value => Array.isArray(value) && value.every(isThreshold),
+  "must be a list of whole numbers of credits and of percents from '1%' to '99%'")
+
+function isThreshold (value: unknown) {
+  return typeof value === 'string' ? /^[1-9]\d?%$/.test(value) : oneOffProblem(value) === undefined
+}
+
 const ledgerSchema = {
   defaultUser: DefaultUser,
   allowance: Allowance,
@@ -190,6 +204,7 @@ const ledgerSchema = {
   timeZone: TimeZone,
   timeout: Milliseconds,
   maxQueue: QueueLength,
+  low: Low,
   prepare: Flag
 }
 
@@ -215,6 +230,7 @@ const ledgerDefaults = {
   timeZone: 'UTC',
   timeout: 5000,
   maxQueue: 10_000,
+  low: [] as LowThreshold[],
   prepare: true
 }
 

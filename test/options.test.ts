@@ -39,6 +39,11 @@ const malformedLedgerOptions: Record<string, Values> = {
   ],
   timeout: [...notWhole, ['0', 0], ['2^31', 2 ** 31]],
   maxQueue: [...notWhole, ['0', 0], ['1000001', 1_000_001]],
+  low: [
+    ['null', null], ['a number', 5], ['a string', '10%'], ['an object', {}],
+    ...[...notWhole.filter(([, value]) => value !== '5'), ...['5', '', '0%', '100%', '010%', '1.5%', '-1%', '10 %', '10%%'].map(
+      (value): [string, unknown] => [`'${value}'`, value])].map(([title, value]): [string, unknown] => [`a list of ${title}`, [1, value]])
+  ],
   prepare: notFlags
 }
 

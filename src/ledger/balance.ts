@@ -1,4 +1,5 @@
 import type { Context } from './context.js'
+import { SETTLED } from './database.js'
 import { resolveUserId } from './input.js'
 import type { Balance } from './types.js'
 
@@ -7,7 +8,7 @@ export async function balance ({ database, options, allowance }: Context, userId
   const account = resolveUserId(userId, options.defaultUser)
   return balanceOf(await database.row({
     name: 'ai_credit_balance',
-    text: 'select * from ai_credit_balance($1, $2, $3)',
+    text: `select *, ${SETTLED} from ai_credit_balance($1, $2, $3)`,
     values: lockTimeout => [account, allowance, lockTimeout],
     repeatable: true
   }))

@@ -69,6 +69,11 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     return this.lanes.size === 0
   }
 
+  /** Calls that wait for their turn. */
+  get length (): number {
+    return this.waiting
+  }
+
   /**
    * Answers what the call came to. Its deadline is not before that of any call added earlier. Rejects with an
    * UnavailableError where `maxQueue` calls are waiting.

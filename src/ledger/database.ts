@@ -32,6 +32,9 @@ export interface Statement {
   repeatable: boolean
 }
 
+/** The last column of a statement that locks accounts: what time has done to them, as events are told of it; '' for nothing. */
+export const SETTLED = "current_setting('fastify_ai_credits.settled', true) as settled"
+
 /** What a database is used with. */
 export interface DatabaseOptions {
   timeout: number
@@ -51,7 +54,11 @@ export class Database {
   private closed = false
   private readonly closing: (() => void)[] = [] // who is waiting for the calls under way
 
-  constructor (private readonly pool: Pool, private readonly options: DatabaseOptions) {}
+  /** `onSettled` is told of what time has done to the accounts of a statement. */
+  constructor (
+    private readonly pool: Pool, private readonly options: DatabaseOptions,
+    private readonly onSettled: (settled: string) => void
+  ) {}
 
   /**
    * Answers the statement's row. What PostgreSQL rolled back is sent again while there is time, and so is a repeatable
@@ -93,7 +100,9 @@ export class Database {
   /** The same without a second attempt, and with the database's own error. */
   async sendOnce (statement: Statement, deadline: number): Promise<any> {
     const { strictIsolation } = await this.start(deadline)
-    return await this.use(deadline, connection => this.run(connection, statement, strictIsolation, deadline))
+    const row = await this.use(deadline, connection => this.run(connection, statement, strictIsolation, deadline))
+    if (row?.settled) this.onSettled(row.settled)
+    return row
   }
 
   /** Lends a connection that answers without a time limit, for migrations. */

@@ -1,6 +1,7 @@
 import { InvalidInputError } from '../errors.js'
 import { balanceOf } from './balance.js'
 import type { Context } from './context.js'
+import { SETTLED } from './database.js'
 import { checkDeduct, resolveUserId } from './input.js'
 import type { Posting } from './postings.js'
 import type { Quote } from './prices/types.js'
@@ -27,6 +28,7 @@ export async function deduct (context: Context, input: DeductInput | PricedDeduc
   const json = JSON.stringify(metadata) // now: the caller's object may change before the statement is sent
   const charge = { userId, credits, operation, metadata: json, idempotencyKey }
   const row = await context.postings.post(quote === undefined ? plain(context, charge) : priced(context, charge, quote), client)
+  if (client === undefined) context.events.deduct(row, { userId, credits, operation }, json)
   const replayed = judge(row, { credits })
   const charged = quote === undefined ? credits : Number(row.credits)
   return { id: String(row.id), userId, credits: charged, operation, balance: balanceOf(row), replayed }
@@ -42,7 +44,8 @@ function plain (
     token: tokenOf(idempotencyKey),
     statement: {
       name: 'ai_credit_deduct',
-      text: 'select verdict, record_id as id, total, used, held from ai_credit_deduct($1, $2, $3, $4, $5, $6, $7, $8)',
+      text: `select verdict, record_id as id, total, used, held, ${SETTLED}
+        from ai_credit_deduct($1, $2, $3, $4, $5, $6, $7, $8)`,
       values: lockTimeout => [
         userId, credits, operation, metadata, idempotencyKey, allowance, options.timeZone, lockTimeout
       ],
@@ -64,7 +67,8 @@ function priced (
     columns: ['credits'],
     statement: {
       name: 'ai_credit_deduct_priced',
-      text: 'select *, record_id as id from ai_credit_deduct($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
+      text: `select *, record_id as id, ${SETTLED}
+        from ai_credit_deduct($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
       values: lockTimeout => [
         userId, credits, operation, metadata, idempotencyKey, version, quantities, allowance, options.timeZone, lockTimeout
       ],

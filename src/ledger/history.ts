@@ -1,6 +1,7 @@
 import { balanceOf } from './balance.js'
 import type { Context } from './context.js'
 import { decodeCursor, encodeCursor } from './cursor.js'
+import { SETTLED } from './database.js'
 import { checkHistory, resolveUserId } from './input.js'
 import type { Metadata } from './metadata.js'
 import type { Balance, History, HistoryInput } from './types.js'
@@ -17,7 +18,7 @@ export async function history (
   const after = decodeCursor(cursor)
   const row = await database.row({
     name: 'ai_credit_history',
-    text: 'select * from ai_credit_history($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
+    text: `select *, ${SETTLED} from ai_credit_history($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
     values: lockTimeout => [
       account, allowance, lockTimeout, options.timeZone, days, limit + 1,
       after?.day, after?.used, after?.operation, after && Buffer.from(after.hash, 'hex')

@@ -1,7 +1,7 @@
 import { InvalidInputError, NotFoundError } from '../errors.js'
 import type { Context } from './context.js'
 import { balanceOf } from './balance.js'
-import type { Queryable } from './database.js'
+import { SETTLED, type Queryable } from './database.js'
 import {
   checkCapture, checkExtend, checkHold, checkRelease, resolveUserId, rowId, type CreditsOrUsage
 } from './input.js'
@@ -16,7 +16,7 @@ const DEFAULT_TTL = 15 * 60_000
 const asked = { what: 'hold' }
 
 /** Sets credits aside. */
-export async function hold ({ postings, holdAccounts, options, allowance }: Context, input: HoldInput): Promise<Hold> {
+export async function hold ({ postings, holdAccounts, events, options, allowance }: Context, input: HoldInput): Promise<Hold> {
   const { userId: named, credits, operation, metadata = {}, ttl = DEFAULT_TTL, idempotencyKey = null, client } = checkHold(input)
   const userId = resolveUserId(named, options.defaultUser)
   const json = JSON.stringify(metadata) // now: the caller's object may change before the statement is sent
@@ -28,13 +28,14 @@ export async function hold ({ postings, holdAccounts, options, allowance }: Cont
     columns: ['expires_at'],
     statement: {
       name: 'ai_credit_hold',
-      text: 'select * from ai_credit_hold($1, $2, $3, $4, $5, $6, $7, $8)',
+      text: `select *, ${SETTLED} from ai_credit_hold($1, $2, $3, $4, $5, $6, $7, $8)`,
       values: lockTimeout => [
         userId, credits, operation, json, ttl, idempotencyKey, allowance, lockTimeout
       ],
       repeatable: idempotencyKey !== null
     }
   }, client)
+  if (client === undefined) events.hold(row, { userId, credits, operation })
   const replayed = judge(row, { credits })
   const id = String(row.id)
   holdAccounts.remember(id, userId)
@@ -59,7 +60,8 @@ export async function capture (
       (quantities === null ? '' : `,${JSON.stringify(version)},${quantities}`),
     statement: {
       name: 'ai_credit_capture',
-      text: 'select *, record_id as id from ai_credit_capture($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)',
+      text: `select *, record_id as id, ${SETTLED}
+        from ai_credit_capture($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
       values: lockTimeout => [
         id, userId, credits, json, final, shortfall, idempotencyKey, operation, version, quantities,
         context.allowance, context.options.timeZone, lockTimeout
@@ -67,6 +69,7 @@ export async function capture (
       repeatable: idempotencyKey !== null || final // a hold is closed once, whoever repeats it
     }
   }, client)
+  if (client === undefined) context.events.capture(row, row.user_id, holdId)
   const replayed = judge(row, { ...asked, credits: Number(row.required) })
   return {
     id: String(row.id),
@@ -99,7 +102,7 @@ export async function release (context: Context, holdId: string, input: ReleaseI
     call: `"release",null,null,null,null,${id}`,
     statement: {
       name: 'ai_credit_release',
-      text: 'select * from ai_credit_release($1, $2, $3, $4)',
+      text: `select *, ${SETTLED} from ai_credit_release($1, $2, $3, $4)`,
       values: lockTimeout => [id, userId, context.allowance, lockTimeout],
       repeatable: true
     }
@@ -133,7 +136,7 @@ export async function extend (
   const id = rowId(holdId, 'hold')
   const row = await database.row({
     name: 'ai_credit_extend',
-    text: 'select * from ai_credit_extend($1, $2, $3, $4, $5)',
+    text: `select *, ${SETTLED} from ai_credit_extend($1, $2, $3, $4, $5)`,
     values: lockTimeout => [id, userId, ttl, allowance, lockTimeout],
     repeatable: true
   }, client)

@@ -1,9 +1,12 @@
 import { parseLedgerOptions, type LedgerOptions, type ParsedLedgerOptions } from '../options.js'
 import { sampleData } from '../sql/index.js'
 import { balance } from './balance.js'
+import { readCaptures } from './captures.js'
 import type { Context } from './context.js'
 import { Database, type Pool } from './database.js'
 import { deduct } from './deduct.js'
+import { Emitter, type ListenerErrorHandler } from './emitter.js'
+import { Events } from './events.js'
 import { grant, revoke } from './grant.js'
 import { history } from './history.js'
 import { openHoldAccounts } from './hold-accounts.js'
@@ -13,6 +16,7 @@ import { openPostings } from './postings.js'
 import { reconcile } from './reconcile.js'
 import { refund } from './refund.js'
 import { statement } from './statement.js'
+import { openTelemetry } from './telemetry.js'
 import { setAllowance, setOverdraft } from './terms.js'
 import type { Balance, Credits, History, HistoryInput, Ledger } from './types.js'
 
@@ -37,29 +41,49 @@ export function createLedger (pool: Pool, options: LedgerOptions = {}): Ledger {
   return { ...credits, migrate, close }
 }
 
-/** The same, with options that were parsed before. `onConnectionLost` hears of idle connections of the pool that broke. */
-export function openLedger (pool: Pool, options: ParsedLedgerOptions, onConnectionLost = ignore): PluginLedger {
+/**
+ * The same, with options that were parsed before. `onConnectionLost` hears of idle connections of the pool that broke,
+ * `onListenerError` of listeners that threw or rejected.
+ */
+export function openLedger (
+  pool: Pool, options: ParsedLedgerOptions, onConnectionLost = ignore, onListenerError = warn
+): PluginLedger {
   hearErrors(pool, onConnectionLost)
-  const database = new Database(pool, options)
+  const emitter = new Emitter(onListenerError)
+  const events: Events = new Events({
+    emitter,
+    low: options.low,
+    readCaptures: captures => readCaptures(database, captures, options.timeout),
+    onError: onListenerError
+  })
+  const database = new Database(pool, options, settled => events.settled(settled))
+  const telemetry = openTelemetry({ emitter, queueLength: () => context.postings.length })
   const allowance = JSON.stringify(typeof options.allowance === 'number' ? { credits: options.allowance } : options.allowance)
   const context: Context = {
     database,
-    postings: openPostings(database, { ...options, allowance }),
+    postings: openPostings(database, { ...options, allowance, onSend: telemetry.sent }),
     holdAccounts: openHoldAccounts(database, options.maxQueue),
+    events,
     options,
     allowance
   }
-  const credits = operations(context)
+  const credits: Credits = {
+    ...telemetry.measured(operations(context)),
+    quote: (operation, usage) => options.prices.quote(operation, usage),
+    ...subscriptions(emitter)
+  }
   return {
     ...credits,
     credits,
-    read: (userId, input) => history(context, userId, input),
+    read: telemetry.measured({ history: (userId: string, input?: HistoryInput) => history(context, userId, input) }).history,
     async migrate () {
       await database.lend(migrate)
       await database.start()
+      await telemetry.ready
     },
     async start () {
       await database.start()
+      await telemetry.ready
     },
     async writeSampleData () {
       await database.row({
@@ -69,13 +93,17 @@ export function openLedger (pool: Pool, options: ParsedLedgerOptions, onConnecti
         repeatable: true
       })
     },
-    close: () => database.close()
+    async close () {
+      await database.close()
+      await events.flush()
+      emitter.clear()
+      telemetry.close()
+    }
   }
 }
 
-function operations (context: Context): Credits {
+function operations (context: Context): Omit<Credits, 'quote' | keyof Subscriptions> {
   return {
-    quote: (operation, usage) => context.options.prices.quote(operation, usage),
     deduct: input => deduct(context, input),
     balance: userId => balance(context, userId),
     async history (userId, input) {
@@ -96,6 +124,16 @@ function operations (context: Context): Credits {
   }
 }
 
+type Subscriptions = Pick<Credits, 'on' | 'once' | 'off'>
+
+function subscriptions (emitter: Emitter): Subscriptions {
+  return {
+    on: (event, listener) => emitter.add(event, listener, false),
+    once: (event, listener) => emitter.add(event, listener, true),
+    off: (event, listener) => emitter.remove(event, listener)
+  }
+}
+
 const heard = new WeakSet<Pool>()
 
 // A pool tells of idle connections that were terminated by an event; unheard, it would end the host's process. The
@@ -107,3 +145,7 @@ function hearErrors (pool: Pool, listener: (error: Error) => void) {
 }
 
 function ignore (_error: Error) {}
+
+const warn: ListenerErrorHandler = (error, event) => {
+  process.emitWarning(`A listener of ${event} failed: ${error instanceof Error ? error.stack : error}`, 'CreditsListenerWarning')
+}

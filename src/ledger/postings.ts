@@ -1,5 +1,5 @@
 import { BUSY, CallQueue, FAILED, type QueuedCall } from './call-queue.js'
-import type { Database, Queryable, Statement } from './database.js'
+import { SETTLED, type Database, type Queryable, type Statement } from './database.js'
 import { asCreditsError, isConnectionLost, isOurs, late } from './failure.js'
 import type { Verdict } from './verdict.js'
 
@@ -22,6 +22,8 @@ export interface Postings {
   post (posting: Posting, client?: Queryable): Promise<any>
   /** Whether nothing is under way that a further call could have shared a statement with. */
   readonly idle: boolean
+  /** Calls that wait for their turn. */
+  readonly length: number
   /** Runs a statement by itself, without knowing its account. */
   postAlone (statement: Statement): Promise<any>
 }
@@ -31,6 +33,8 @@ export interface PostingOptions {
   allowance: string
   timeZone: string
   maxQueue: number
+  /** Is told how many calls share a statement, of each that is sent. */
+  onSend: (calls: number) => void
 }
 
 interface Call extends Posting, QueuedCall {}
@@ -42,17 +46,21 @@ const NONE: readonly string[] = []
 const VERDICTS = ['apart', 'accepted', 'replayed', 'conflict', 'insufficient', 'missing', 'closed', 'operation']
 
 /** Postings that share statements on a database. */
-export function openPostings (database: Database, { allowance, timeZone, maxQueue }: PostingOptions): Postings {
+export function openPostings (database: Database, { allowance, timeZone, maxQueue, onSend }: PostingOptions): Postings {
   const queue = new CallQueue<Call, Verdict>({
-    alone: ({ statement, deadline }) => database.send(statement, deadline),
+    alone ({ statement, deadline }) {
+      onSend(1)
+      return database.send(statement, deadline)
+    },
     async together (calls) {
       let sent: Call[] = []
       try {
         const row = await database.sendOnce({
           name: 'ai_credit_execute',
-          text: 'select ai_credit_execute($1, $2, $3, $4)::varchar as answers',
+          text: `select answers::varchar, ${SETTLED} from ai_credit_execute($1, $2, $3, $4) answers`,
           values: () => {
             sent = calls.filter(({ deadline }) => deadline > performance.now()) // to the others it was said that they failed
+            onSend(sent.length)
             return [...write(sent), allowance, timeZone]
           },
           repeatable: false
@@ -70,8 +78,12 @@ export function openPostings (database: Database, { allowance, timeZone, maxQueu
     get idle () {
       return queue.idle && alone === 0
     },
+    get length () {
+      return queue.length
+    },
     async postAlone (statement) {
       alone++
+      onSend(1)
       try {
         return await database.row(statement)
       } finally {

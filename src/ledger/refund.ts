@@ -1,6 +1,7 @@
 import { InvalidInputError } from '../errors.js'
 import { balanceOf } from './balance.js'
 import type { Context } from './context.js'
+import { SETTLED } from './database.js'
 import { checkRefund, resolveUserId, rowId } from './input.js'
 import type { Refund, RefundInput } from './types.js'
 import { judge } from './verdict.js'
@@ -18,7 +19,7 @@ export async function refund ({ database, options, allowance }: Context, input: 
   const id = usageId === undefined ? null : rowId(usageId, 'usage record')
   const row = await database.row({
     name: 'ai_credit_refund',
-    text: 'select * from ai_credit_refund($1, $2, $3, $4, $5, $6, $7, $8, $9)',
+    text: `select *, ${SETTLED} from ai_credit_refund($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
     values: lockTimeout => [
       id, userId, deductKey, credits, reason, idempotencyKey, allowance, options.timeZone, lockTimeout
     ],

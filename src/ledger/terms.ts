@@ -2,6 +2,7 @@ import { InvalidInputError } from '../errors.js'
 import { allowanceProblem, type RecurringAllowance } from '../options.js'
 import { balanceOf } from './balance.js'
 import type { Context } from './context.js'
+import { SETTLED } from './database.js'
 import { checkClient, overdraftProblem, resolveUserId } from './input.js'
 import type { AllowanceTerms, ClientInput, OverdraftTerms } from './types.js'
 
@@ -15,7 +16,7 @@ export async function setAllowance (
   if (problem !== undefined) throw new InvalidInputError(`allowance${problem.field && `/${problem.field}`}`, problem.problem)
   const row = await database.row({
     name: 'ai_credit_set_allowance',
-    text: 'select * from ai_credit_set_allowance($1, $2, $3, $4)',
+    text: `select *, ${SETTLED} from ai_credit_set_allowance($1, $2, $3, $4)`,
     values: lockTimeout => [account, plan && JSON.stringify(plan), allowance, lockTimeout],
     repeatable: true
   }, checkClient(input).client)
@@ -32,7 +33,7 @@ export async function setOverdraft (
   if (problem !== undefined) throw new InvalidInputError('credits', problem.problem)
   const row = await database.row({
     name: 'ai_credit_set_overdraft',
-    text: 'select * from ai_credit_set_overdraft($1, $2, $3, $4)',
+    text: `select *, ${SETTLED} from ai_credit_set_overdraft($1, $2, $3, $4)`,
     values: lockTimeout => [account, overdraft, allowance, lockTimeout],
     repeatable: true
   }, checkClient(input).client)

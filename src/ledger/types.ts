@@ -1,3 +1,4 @@
+import type { CreditsEvents, CreditsListener } from './credits-events.js'
 import type { Queryable } from './database.js'
 import type { Metadata } from './metadata.js'
 import type { RecurringAllowance } from '../options.js'
@@ -429,6 +430,16 @@ export interface Credits {
    * and entries. Reads only. Throws InvalidInputError.
    */
   reconcile (userId?: string, input?: ReconcileInput): Promise<Reconciliation>
+  /**
+   * Hears of what this process's calls bring about, after their callers; see CreditsEvents. Not of replays, and not of
+   * calls on the host's `client`, which may yet be rolled back. A listener is added once, however often it is given.
+   * Throws InvalidInputError.
+   */
+  on<E extends keyof CreditsEvents> (event: E, listener: CreditsListener<E>): void
+  /** The same, of the next one only. */
+  once<E extends keyof CreditsEvents> (event: E, listener: CreditsListener<E>): void
+  /** Ends what `on` or `once` began. Throws InvalidInputError. */
+  off<E extends keyof CreditsEvents> (event: E, listener: CreditsListener<E>): void
 }
 
 /** A ledger without Fastify. */
@@ -438,6 +449,9 @@ export interface Ledger extends Credits {
    * be there (MigrationRequiredError).
    */
   migrate (): Promise<void>
-  /** Refuses further calls and waits for those under way. The pool stays the caller's to end. */
+  /**
+   * Refuses further calls, waits for those under way, tells listeners of them and removes these. The pool stays the
+   * caller's to end.
+   */
   close (): Promise<void>
 }

@@ -61,11 +61,13 @@ async function extract (tarball: string, folder: string) {
   await execute('tar', ['-xzf', tarball, '-C', folder, '--strip-components=1'])
 }
 
-// As npm would, but without a network: the dependencies that the package names, and those of its peers. Links are
+// As npm would, but without a network: the dependencies that the package names, and those of its peers that are not
+// optional. Links are
 // followed to the checkout, so only what the package itself imports is put to the test.
 async function linkDependencies (installed: string, modules: string) {
-  const { dependencies, peerDependencies } = JSON.parse(await readFile(join(installed, 'package.json'), 'utf8'))
-  const names = [...Object.keys(dependencies), ...Object.keys(peerDependencies), 'pg', '@types/node']
+  const { dependencies, peerDependencies, peerDependenciesMeta } = JSON.parse(await readFile(join(installed, 'package.json'), 'utf8'))
+  const peers = Object.keys(peerDependencies).filter(name => !peerDependenciesMeta[name]?.optional)
+  const names = [...Object.keys(dependencies), ...peers, 'pg', '@types/node']
   await Promise.all(names.map(async name => {
     await mkdir(dirname(join(modules, name)), { recursive: true })
     await symlink(join(checkout, 'node_modules', name), join(modules, name), 'junction')

@@ -4,7 +4,8 @@ import type pg from 'pg'
 import { describe, expect, test } from 'tstyche'
 import {
   createLedger, IdempotencyConflictError, InsufficientCreditsError, InvalidInputError, UnavailableError,
-  type Balance, type Credits, type Deduction, type History, type HistoryEntry, type Ledger, type Queryable, type Quote
+  type Balance, type Credits, type CreditsEvents, type CreditsListener, type Deduction, type DeductedEvent, type History,
+  type HistoryEntry, type Ledger, type Queryable, type Quote
 } from '../../src/index.js'
 
 declare const fastify: FastifyInstance
@@ -108,6 +109,26 @@ describe('balance and history', () => {
     expect(history()).type.toBe<Promise<History>>()
     expect<History>().type.toBe<{ entries: HistoryEntry[], cursor: string | null }>()
     expect<HistoryEntry>().type.toBe<{ date: string, used: number, operation: string, metadata: Record<string, unknown> }>()
+  })
+})
+
+describe('events', () => {
+  test('have listeners that take their own payload', () => {
+    fastify.credits.on('deducted', event => {
+      expect(event).type.toBe<DeductedEvent>()
+      expect(event.holdId).type.toBe<string | undefined>()
+    })
+    ledger.once('low', ({ threshold }) => expect(threshold).type.toBe<number | `${number}%`>())
+    fastify.credits.off('renewed', async ({ details }) => expect(details.periods).type.toBe<number>())
+    expect<keyof CreditsEvents>().type.toBe<'deducted' | 'refused' | 'granted' | 'lapsed' | 'low' | 'exhausted' | 'renewed'>()
+    expect<CreditsListener<'exhausted'>>().type.toBeAssignableFrom<(event: { userId: string, balance: Balance }) => Promise<void>>()
+  })
+
+  test('have no other names and payloads', () => {
+    const { on } = fastify.credits
+    expect(on).type.not.toBeCallableWith('deduct', () => {})
+    expect(on).type.not.toBeCallableWith('deducted')
+    expect(on).type.not.toBeCallableWith('low', (event: DeductedEvent) => event)
   })
 })
 
