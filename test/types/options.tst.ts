@@ -32,6 +32,7 @@ describe('the options', () => {
       timeZone: string
       timeout: number
       maxQueue: number
+      low: Array<number | `${number}%`>
       prepare: boolean
     }>()
   })
