@@ -74,6 +74,18 @@ export class InvalidOptionError extends createError('FST_CREDITS_INVALID_OPTION'
 export class InvalidIdentityError extends createError(
   'FST_CREDITS_INVALID_IDENTITY', 'identify must answer a user id, { any: true }, or nothing; it answered %s', 500) {}
 
+/** 500, the host's bug: a function of a route's `config.credits` answered something that nothing can be charged by. */
+export class InvalidChargeError extends createError(
+  'FST_CREDITS_INVALID_CHARGE', 'config.credits.%s of %s answered something else: it %s', 500) {}
+
+/**
+ * 500, the host's bug: the route has `config.credits` and was declared before the plugin had loaded, so that it cannot
+ * be charged. Declare it after `await app.register(…)`, or in a plugin registered after it.
+ */
+export class RouteTooEarlyError extends createError(
+  'FST_CREDITS_ROUTE_TOO_EARLY',
+  'Route %s %s has config.credits, and was declared before fastify-ai-credits had loaded: await its registration', 500) {}
+
 /** At start: the tables are missing or older than this version needs, and `migrate` is off. The message says what to run. */
 export class MigrationRequiredError extends createError(
   'FST_CREDITS_MIGRATION_REQUIRED',

@@ -1,5 +1,8 @@
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
+import type { RouteCredits } from './http/charging/config.js'
+import { chargeRoutes } from './http/charging/index.js'
+import type { RequestCredits } from './http/charging/request-credits.js'
 import { enabledRoutes, registerRoutes } from './http/routes.js'
 import { openLedger } from './ledger/index.js'
 import type { Credits } from './ledger/types.js'
@@ -13,6 +16,8 @@ export type { Connection, Pool, Queryable } from './ledger/database.js'
 export type { Metadata } from './ledger/metadata.js'
 export type * from './ledger/prices/types.js'
 export type * from './ledger/types.js'
+export type { ChargedRequest, RouteCredits } from './http/charging/config.js'
+export type { RequestCredits } from './http/charging/request-credits.js'
 export type { CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions, RecurringAllowance } from './options.js'
 
 declare module 'fastify' {
@@ -20,17 +25,31 @@ declare module 'fastify' {
     /** The accounts of prepaid credits. */
     credits: Credits
   }
+
+  interface FastifyRequest {
+    /** In a route with `config.credits`: what is held for the request, once it is held. Elsewhere null. */
+    credits: RequestCredits | null
+  }
+
+  interface FastifyContextConfig {
+    /** Charges the route: see RouteCredits. */
+    credits?: RouteCredits
+  }
 }
 
 async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions) {
   const options = parsePluginOptions(given)
+  const charging = chargeRoutes(fastify, options) // before anything is awaited: routes may be declared meanwhile
   const pool = await findPool(fastify, options)
   const ledger = openLedger(pool, options, error => {
     fastify.log.warn({ err: error }, 'A connection of the credits pool was lost')
   }, (error, event) => {
     fastify.log.error({ err: error, event }, 'A listener of credits failed')
   })
-  fastify.addHook('onClose', () => ledger.close())
+  fastify.addHook('onClose', async () => {
+    await charging.close()
+    await ledger.close()
+  })
 
   if (options.migrate) await ledger.migrate()
   else await ledger.start()

@@ -25,6 +25,13 @@ export function resolveAccount (
   }
 }
 
+/** The account behind a request that names none, as `who` answers. */
+export async function accountBehind (
+  request: FastifyRequest, who: NonNullable<FastifyAiCreditsOptions['identify']>
+): Promise<string> {
+  return bind(undefined, await who(request), 'request')
+}
+
 function bind (named: string | undefined, identity: Identity, part: string) {
   if (identity === undefined || identity === null || identity === '') throw new UnidentifiedError()
   if (isTrusted(identity)) {

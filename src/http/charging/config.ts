@@ -1,0 +1,114 @@
+import { Type } from '@sinclair/typebox'
+import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
+import { InvalidOptionError } from '../../errors.js'
+import { Callable, compile, CreditsOrNone, field, MetadataField, Operation, Ttl } from '../../ledger/fields.js'
+import type { Metadata } from '../../ledger/metadata.js'
+import type { FastifyAiCreditsOptions, Identity } from '../../options.js'
+import type { RequestCredits } from './request-credits.js'
+
+/** A request of a charged route, once its credits are held. */
+export type ChargedRequest = FastifyRequest & { credits: RequestCredits }
+
+/** How a route is charged: its `config.credits`. */
+export interface RouteCredits {
+  /** What the credits are spent on: 1 to 255 characters. */
+  operation: string
+  /**
+   * What a request costs, in credits from 0 to 2^53 - 1; 0: it is free, and nothing is held. Or a function that answers
+   * it: called after the handler where there is a `hold`, else before it. Default: what `request.credits.use` added up
+   * to, for which a `hold` is needed.
+   */
+  cost?: number | ((request: ChargedRequest, reply: FastifyReply) => number | Promise<number>)
+  /**
+   * Credits to set aside before the handler runs, or a function of the request that answers them; 0: the request is
+   * free. The cost may turn out to be more, and then draws on what is available. Default: `cost`.
+   */
+  hold?: number | ((request: FastifyRequest) => number | Promise<number>)
+  /** The least that is paid where the cost is what was used, in credits. Default: 0. */
+  minimum?: number
+  /** Facts about the usage, for the history, or a function of the request that answers them. Default: `{}`. */
+  metadata?: Metadata | ((request: FastifyRequest) => Metadata | Promise<Metadata>)
+  /**
+   * Milliseconds after which the hold lapses, from 1 second to 24 hours, as when the process has died. It is extended
+   * for as long as the response takes. Default: 15 minutes.
+   */
+  ttl?: number
+  /**
+   * Who pays: answers a user id; `undefined`, `null` or `''` for nobody (401). Default: who `identify` answers, or the
+   * default user where there is no `identify`.
+   */
+  user?: (request: FastifyRequest) => Identity | Promise<Identity>
+  /**
+   * `'after'`: the cost is captured when the response has ended. `'before'`: before it begins, so that an unpaid one is
+   * never sent; a stream then pays its fixed cost, or else what is held. Default: `'after'`.
+   */
+  capture?: 'after' | 'before'
+  /**
+   * What happens while the database gives no answer: the request is refused (503), or served without charge, with a
+   * warning in the log. Default: `'refuse'`.
+   */
+  onUnavailable?: 'refuse' | 'allow'
+}
+
+/** A route's `config.credits`, checked and complete. */
+export interface Plan extends Required<Pick<RouteCredits, 'operation' | 'minimum' | 'ttl' | 'user' | 'capture' | 'onUnavailable'>>,
+  Pick<RouteCredits, 'cost' | 'hold' | 'metadata'> {
+  /** The route, for errors: its methods and its URL. */
+  route: string
+}
+
+const orFunction = <T>(name: string, problemOf: (value: unknown) => unknown, expected: string) => field<T>(name, {},
+  value => typeof value === 'function' || problemOf(value) === undefined, expected)
+
+const Amount = orFunction<number>('amount', compile(CreditsOrNone),
+  `must be a whole number from 0 to ${Number.MAX_SAFE_INTEGER} or a function`)
+
+const Facts = orFunction<Metadata>('facts', compile(MetadataField), 'must be an object of at most 8 KiB of JSON or a function')
+
+const oneOf = (first: string, second: string) => field<string>(`${first} or ${second}`, {},
+  value => value === first || value === second, `must be '${first}' or '${second}'`)
+
+const problemOf = compile(Type.Object({
+  operation: Operation,
+  cost: Type.Optional(Amount),
+  hold: Type.Optional(Amount),
+  minimum: Type.Optional(CreditsOrNone),
+  metadata: Type.Optional(Facts),
+  ttl: Type.Optional(Ttl),
+  user: Type.Optional(Callable),
+  capture: Type.Optional(oneOf('after', 'before')),
+  onUnavailable: Type.Optional(oneOf('refuse', 'allow'))
+}, { additionalProperties: false }))
+
+const DEFAULT_TTL = 15 * 60_000
+
+/** The plan that a route's config makes. Throws InvalidOptionError, which names the route and the field. */
+export function planOf (
+  { method, url, config }: RouteOptions, { identify, defaultUser }: Pick<FastifyAiCreditsOptions, 'identify' | 'defaultUser'>
+): Plan {
+  const route = `${[method].flat().join()} ${url}`
+  const refuse = (name: string, problem: string): never => {
+    throw new InvalidOptionError(`config.credits${name && `.${name}`} of ${route}`, problem)
+  }
+  const given = withoutUndefined(config!.credits)
+  const problem = problemOf(given)
+  if (problem !== undefined) refuse(problem.field, problem.problem)
+  const credits = given as RouteCredits
+  if (credits.cost === undefined && credits.hold === undefined) refuse('cost', 'is required where there is no hold')
+  const user = credits.user ?? identify ?? (defaultUser === null ? undefined : () => defaultUser)
+  return {
+    minimum: 0,
+    ttl: DEFAULT_TTL,
+    capture: 'after',
+    onUnavailable: 'refuse',
+    ...credits,
+    user: user ?? refuse('user', 'is required where there is neither identify nor a default user'),
+    route
+  }
+}
+
+// A field that is undefined is a field left out.
+function withoutUndefined (value: unknown) {
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined))
+}
