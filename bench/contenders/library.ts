@@ -1,15 +1,15 @@
 import { randomUUID } from 'node:crypto'
 import fastifyPostgres from '@fastify/postgres'
 import Fastify from 'fastify'
-import credits, { type Credits } from '../../src/index.js'
+import credits, { type Credits, type FastifyAiCreditsOptions } from '../../src/index.js'
 import { fillAccounts, POOL, query } from '../databases.js'
 import { charge, type Contender } from './contender.js'
 
 /** A gateway with the library, on a database with accounts. */
-export async function openGateway (connectionString: string) {
+export async function openGateway (connectionString: string, options: FastifyAiCreditsOptions = {}) {
   const app = Fastify()
   await app.register(fastifyPostgres, { connectionString, max: POOL })
-  await app.register(credits)
+  await app.register(credits, options)
   await query(connectionString, fillAccounts)
   await query(connectionString, 'vacuum analyze')
   return app

@@ -1,4 +1,6 @@
-import Fastify, { type FastifyInstance } from 'fastify'
+import { setTimeout as sleep } from 'node:timers/promises'
+import Fastify, { type FastifyContextConfig, type FastifyInstance } from 'fastify'
+import { charge } from '../contenders/contender.js'
 import { chargedByLibrary, openGateway } from '../contenders/library.js'
 import { chargeByHand, chargedByTables, createTables } from '../contenders/hand-written.js'
 import { openPool, query } from '../databases.js'
@@ -58,6 +60,31 @@ const noDatabase: Gateway = {
   }
 }
 
+// A route of the gateway's own that is charged by its config, and the same route without it.
+const route = (name: string, charged: boolean): Gateway => ({
+  name,
+  keys: false,
+  async open (connectionString) {
+    const app = await openGateway(connectionString, { routes: false })
+    const user = ({ body }: { body: unknown }) => (body as DeductBody).user_id
+    const config: FastifyContextConfig = charged ? { credits: { operation: charge.operation, cost: charge.credits, user } } : {}
+    app.post('/api/credits/deduct', { schema: { body: deductBody(false) }, config }, async () => reply)
+    return { app, charged: async () => charged ? await chargedInTheEnd(connectionString) : [] }
+  }
+})
+
+// A route is charged when the reply has gone.
+async function chargedInTheEnd (connectionString: string) {
+  for (;;) {
+    const [{ held }] = await query(connectionString, 'select sum(held_credits)::int as held from ai_credits')
+    if (held === 0) return await chargedByLibrary(connectionString)
+    await sleep(10)
+  }
+}
+
 const reply = { message: 'Credits deducted successfully', credits: { available: 8400, total: 10000, used: 1600 } }
 
-export const gateways: Gateway[] = [library('library', false), library('library, with keys', true), byHand, noDatabase]
+export const gateways: Gateway[] = [
+  library('library', false), library('library, with keys', true), byHand, noDatabase,
+  route('uncharged route', false), route('charged route', true)
+]

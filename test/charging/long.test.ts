@@ -1,0 +1,75 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Readable } from 'node:stream'
+import t from 'tap'
+import { build } from 'tsup'
+import { createLedger } from '../../src/index.js'
+import { defaults } from '../helper/app.js'
+import { createDatabase, createPool } from '../helper/database.js'
+import { buildCharged, reconciles, until } from '../helper/charging.js'
+
+t.test('a stream that outlives its hold extends it', async t => {
+  let end = () => {}
+  const gateway = await buildCharged(t, app => {
+    app.get('/', { config: { credits: { operation: 'chat', hold: 500, ttl: 1000 } } }, async ({ credits }) =>
+      Readable.from((async function * () {
+        credits!.use(30)
+        yield 'x'
+        await new Promise<void>(resolve => { end = resolve })
+      })()))
+  })
+  const answer = gateway.ask('ann', '/')
+  const { pool } = gateway.app.pg
+  const extended = "select from ai_credit_holds where expires_at > created_at + interval '2 seconds'"
+  await until(() => pool.query(extended), ({ rows }) => rows.length > 0)
+  t.equal((await gateway.app.credits.balance('ann')).held, 500, 'more than a second later')
+  end()
+  await answer
+  t.match(await gateway.settled('ann'), { used: 30 })
+  t.strictSame(gateway.lines, [])
+  await reconciles(t, gateway)
+})
+
+t.test('a hold that was closed meanwhile is not extended, and the log says so', async t => {
+  let end = () => {}
+  const gateway = await buildCharged(t, app => {
+    app.get('/', { config: { credits: { operation: 'chat', hold: 500, ttl: 1000 } } }, async ({ credits }) => {
+      await gateway.app.credits.release(credits!.holdId!)
+      await new Promise<void>(resolve => { end = resolve })
+      credits!.use(30)
+    })
+  })
+  const answer = gateway.ask('ann', '/')
+  await until(() => gateway.lines, ({ length }) => length > 0)
+  t.match(gateway.lines[0], { msg: /could not be extended/, err: { code: 'FST_CREDITS_HOLD_CLOSED' }, userId: 'ann' })
+  end()
+  await answer
+  await until(() => gateway.lines, ({ length }) => length > 1)
+  t.match(gateway.lines[1], { msg: /could not be settled/, err: { code: 'FST_CREDITS_HOLD_CLOSED' }, holdId: String, credits: 30 })
+  await reconciles(t, gateway)
+})
+
+t.test('the process dying leaves a hold that lapses', async t => {
+  const connectionString = await createDatabase(t)
+  const outDir = t.testdir()
+  await build({
+    entry: { gateway: fileURLToPath(new URL('../helper/charged-process.ts', import.meta.url)) },
+    outDir,
+    outExtension: () => ({ js: '.mjs' }),
+    format: 'esm',
+    skipNodeModulesBundle: true,
+    config: false,
+    silent: true
+  })
+  const child = fork(join(outDir, 'gateway.mjs'), [connectionString], { execArgv: [] })
+  await once(child, 'message') // a request is at work
+  const ledger = createLedger(createPool(t, connectionString), defaults as object)
+  t.equal((await ledger.balance('ann')).held, 500)
+  child.kill('SIGKILL')
+  await once(child, 'exit')
+  await until(() => ledger.balance('ann'), ({ held }) => held === 0)
+  t.match(await ledger.balance('ann'), { used: 0, available: 10_000 })
+  t.match(await ledger.reconcile(), { ok: true })
+})
