@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import t from 'tap'
 import type { RouteCredits } from '../../src/index.js'
-import { buildCharged, reconciles, type ChargedGateway } from '../helper/charging.js'
+import { buildCharged, reconciles, until, type ChargedGateway } from '../helper/charging.js'
 
 const fixed = { operation: 'video', cost: 100 }
 const metered = { operation: 'chat', hold: 500 }
@@ -134,7 +134,7 @@ function declareSlow (app: FastifyInstance, goOn: () => Promise<unknown>) {
     await goOn()
     return 'ok'
   })
-  app.get('/hijacked', { config: { credits: slow } }, (_request, reply) => {
+  app.get('/hijacked', { config: { credits: { ...slow, ttl: 1000 } } }, (_request, reply) => {
     goOn().then(() => {
       reply.hijack()
       reply.raw.end('ok')
@@ -170,10 +170,13 @@ t.test('a client gone before the reply pays as if it had been delivered', async 
 })
 
 t.test('a handler that never replies to one who has gone holds nothing for longer than the hold lives', async t => {
-  const gateway = await buildCharged(t, app => declareSlow(app, async () => await sleep(10)))
+  const waiting: (() => void)[] = []
+  const gateway = await buildCharged(t, app => declareSlow(app, () => new Promise<void>(resolve => waiting.push(resolve))))
+  await goneBefore(gateway, '/hijacked', () => waiting.length > 0)
+  waiting.pop()!()
   await goneBefore(gateway, '/never', async () => (await gateway.app.credits.balance('/never')).held > 0)
-  await goneBefore(gateway, '/hijacked', async () => (await gateway.app.credits.balance('/hijacked')).held > 0)
   t.equal((await gateway.settled('/never')).used, 0)
+  t.equal((await until(() => gateway.app.credits.balance('/hijacked'), ({ used }) => used > 0)).used, 40, 'unless it did reply')
   await reconciles(t, gateway)
 })
 

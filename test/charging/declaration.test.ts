@@ -1,4 +1,4 @@
-import Fastify from 'fastify'
+import Fastify, { type FastifyRequest, type RouteShorthandOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import t from 'tap'
 import credits from '../../src/index.js'
@@ -155,4 +155,17 @@ t.test('who pays', async t => {
   t.equal((await ask('/named', { 'x-user': 'ann', 'x-tenant': 'acme' })).body, 'acme')
   t.equal((await ask('/named', { 'x-user': 'ann' })).statusCode, 401)
   await until(() => app.credits.balance('acme'), ({ used }) => used === 100)
+})
+
+t.test('websockets are left alone', async t => {
+  const app = await buildGateway(t)
+  app.decorateRequest('ws', null)
+  app.addHook('onRequest', async request => { Object.assign(request, { ws: request.headers['x-simulated'] ?? null }) })
+  const handler = async ({ credits }: FastifyRequest) => ({ held: credits?.held ?? null })
+  app.get('/socket', { websocket: true, config } as RouteShorthandOptions, handler)
+  app.get('/both', { wsHandler () {}, config } as RouteShorthandOptions, handler)
+  const ask = async (url: string, headers = {}) => (await app.inject({ url, headers })).json()
+  t.strictSame(await ask('/socket'), { held: null })
+  t.strictSame(await ask('/both', { 'x-simulated': 'a socket' }), { held: null })
+  t.strictSame(await ask('/both', { upgrade: 'websocket' }), { held: 100 }, 'what a client says makes no websocket')
 })

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import { createPool } from '../helper/database.js'
-import { buildCharged, reconciles, until } from '../helper/charging.js'
+import { buildCharged, open, reconciles, until } from '../helper/charging.js'
 import { startPostgres } from '../helper/postgres.js'
 
 const video = { operation: 'video', cost: 100 }
@@ -73,13 +73,15 @@ t.test('a gateway that closes settles what is in flight', async t => {
   const { app } = gateway
   const { pool } = app.pg
   const observer = createPool(t, pool.options.connectionString!)
-  const listening = gateway.ask('ann', '/work')
+  const listening = open(`${gateway.url}/work`, 'ann', { connection: 'close' })
   const injected = app.inject({ url: '/work', headers: { 'x-user': 'bob' } })
   await until(() => waiting.length, length => length === 2)
   const closing = app.close()
   await sleep(20)
   for (const resume of waiting) resume()
-  t.equal((await listening).status, 200)
+  const reply = await listening
+  t.equal(reply.statusCode, 200)
+  await reply.toArray()
   t.equal((await injected).statusCode, 200)
   await closing
   const { rows } = await observer.query('select user_id, used_credits::int as used from ai_credits order by 1')

@@ -1,4 +1,6 @@
+import { connect } from 'node:http2'
 import { Readable } from 'node:stream'
+import { text } from 'node:stream/consumers'
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import type { RequestCredits } from '../../src/index.js'
@@ -181,6 +183,18 @@ t.test('requests that are injected are charged', async t => {
     t.ok((await gateway.app.inject({ url, headers: { 'x-user': url } })).statusCode < 300)
     t.equal((await gateway.settled(url)).used, used, url)
   }
+  await reconciles(t, gateway)
+})
+
+t.test('requests over HTTP/2 are charged', async t => {
+  const gateway = await buildCharged(t, declare, { server: { http2: true, forceCloseConnections: false } as object })
+  const client = connect(gateway.url)
+  for (const [path, used] of [['/value', 100], ['/piped', 30], ['/hijacked', 100], ['/free', 0]] as const) {
+    const stream = client.request({ ':path': path, 'x-user': path })
+    t.ok(await text(stream), path)
+    t.equal((await gateway.settled(path)).used, used, path)
+  }
+  client.close()
   await reconciles(t, gateway)
 })
 
