@@ -24,8 +24,8 @@ function declare (app: FastifyInstance) {
     return outcome.source
   })
   app.get('/web-of-more', { config: { credits: { ...before, hold: 50, cost: 5000 } } }, async () =>
-    new Response(new ReadableStream({ pull () {} })))
-  app.get('/bare-web-of-more', { config: { credits: { ...before, hold: 50, cost: 5000 } } }, async () => new ReadableStream({ pull () {} }))
+    new Response(new ReadableStream({ cancel: async () => { throw new Error('no') } })))
+  app.get('/bare-web-of-more', { config: { credits: { ...before, hold: 50, cost: 5000 } } }, async () => new ReadableStream())
   app.get('/cancelled', { config: { credits: { ...before, cost: 100 } } }, async ({ credits }) => credits!.cancel())
   app.get('/throws', { config: { credits: { ...before, cost: 100 } } }, async () => { throw new Error('no') })
   app.get('/events', { config: { credits: { ...before, cost: 100 } } }, async (_request, reply) => {
