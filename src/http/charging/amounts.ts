@@ -1,7 +1,9 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { InvalidChargeError } from '../../errors.js'
+import { InvalidChargeError, type InvalidInputError } from '../../errors.js'
 import { compile, CreditsOrNone, MetadataField } from '../../ledger/fields.js'
 import type { Metadata } from '../../ledger/metadata.js'
+import type { PriceBook } from '../../ledger/prices/book.js'
+import type { Quote } from '../../ledger/prices/types.js'
 import type { ChargedRequest, Plan } from './config.js'
 
 const creditsProblem = compile(CreditsOrNone)
@@ -17,6 +19,17 @@ export async function costBefore (plan: Plan, request: FastifyRequest, reply: Fa
 export async function costOf (plan: Plan, request: FastifyRequest, reply: FastifyReply): Promise<number> {
   const { cost } = plan
   return checked(plan, 'cost', await (cost as Exclude<typeof cost, number | undefined>)!(request as ChargedRequest, reply))
+}
+
+/** What the quantities cost that the function `usage` answers. */
+export async function quoteOf (plan: Plan, prices: PriceBook, request: FastifyRequest, reply: FastifyReply): Promise<Quote> {
+  const usage = await plan.usage!(request as ChargedRequest, reply)
+  try {
+    return prices.quote(plan.operation, usage)
+  } catch (error) {
+    const { field, problem } = error as InvalidInputError
+    throw new InvalidChargeError(field, plan.route, problem)
+  }
 }
 
 /** What is to be held, where it is another amount than the cost. */

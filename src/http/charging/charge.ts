@@ -1,9 +1,11 @@
 import { finished, type Readable } from 'node:stream'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { costOf } from './amounts.js'
+import type { PriceBook } from '../../ledger/prices/book.js'
+import type { Usage } from '../../ledger/prices/types.js'
+import { costOf, quoteOf } from './amounts.js'
 import type { Plan } from './config.js'
 import { showCost, showCostInTheEnd, showRemaining } from './headers.js'
-import type { OpenHold } from './open-hold.js'
+import type { OpenHold, Spending } from './open-hold.js'
 import { discard, isStream, statusOf, watch } from './payload.js'
 import type { Report } from './request-credits.js'
 
@@ -14,6 +16,7 @@ export interface Subject {
   reply: FastifyReply
   hold: OpenHold
   report: Report
+  prices: PriceBook
   /** The cost, where it was known before the handler ran. */
   fixed: number | undefined
 }
@@ -36,7 +39,9 @@ export class Charge {
   private closed: { delivered: boolean, headersSent: boolean } | undefined
   /** The cost, once it is known. */
   private cost: number | undefined
-  private attempted: number | undefined
+  /** The quantities that the cost was computed from, if it was. */
+  private quantities: Usage | undefined
+  private attempted: Spending | undefined
   private expiry: NodeJS.Timeout | undefined
 
   constructor (private readonly subject: Subject) {
@@ -101,11 +106,11 @@ export class Charge {
   }
 
   private async captureBefore () {
-    const { hold, reply, report, fixed } = this.subject
+    const { hold, reply, fixed } = this.subject
     const credits = this.isForNothing ? 0 : this.streaming ? fixed ?? hold.hold.credits : await this.finalCost()
     if (credits > 0 && !this.isSettled) {
-      this.attempted = credits
-      await hold.captureOnce(credits, report.facts)
+      this.attempted = this.spend(credits)
+      await hold.captureOnce(this.attempted)
       this.end()
     }
     showCost(reply, credits)
@@ -164,12 +169,16 @@ export class Charge {
   }
 
   private async settle () {
-    const { hold, report } = this.subject
+    const { hold } = this.subject
     this.end(false)
     const credits = await this.due()
-    if (credits > 0) await hold.captureInTheEnd(credits, report.facts)
+    if (credits > 0) await hold.captureInTheEnd(this.spend(credits))
     else await hold.release(this.attempted)
     this.resolve()
+  }
+
+  private spend (credits: number): Spending {
+    return { credits, usage: this.quantities, metadata: this.subject.report.facts }
   }
 
   private end (resolve = true) {
@@ -180,14 +189,15 @@ export class Charge {
   }
 
   private async due (): Promise<number> {
-    const { reply, request, report, fixed = Infinity } = this.subject
+    const { plan, reply, request, report, fixed = Infinity } = this.subject
     if (this.isForNothing || this.isRefusal || reply.statusCode >= 400) return 0
-    if (this.isCutOff && (report.reported || this.upstreamFailed)) return Math.min(this.usage, fixed)
+    const tellsUsage = plan.usage === undefined && (report.reported || this.upstreamFailed)
+    if (this.isCutOff && tellsUsage) return Math.min(this.used, fixed)
     try {
       return await this.finalCost()
     } catch (err) {
       request.log.error({ err, ...this.names }, 'The cost of a request is not known; what it used is charged')
-      return this.usage
+      return this.used
     }
   }
 
@@ -200,14 +210,21 @@ export class Charge {
     return this.closed !== undefined && !this.closed.delivered && (this.closed.headersSent || this.streaming)
   }
 
-  private get usage () {
+  private get used () {
     return Math.max(this.subject.plan.minimum, this.subject.report.used)
   }
 
   private async finalCost (): Promise<number> {
-    const { plan, request, reply } = this.subject
-    this.cost ??= plan.cost === undefined ? this.usage : await costOf(plan, request, reply)
+    this.cost ??= await this.costNow()
     return this.cost
+  }
+
+  private async costNow () {
+    const { plan, request, reply, prices } = this.subject
+    if (plan.usage === undefined) return plan.cost === undefined ? this.used : await costOf(plan, request, reply)
+    const { credits, usage } = await quoteOf(plan, prices, request, reply)
+    this.quantities = usage
+    return credits
   }
 }
 

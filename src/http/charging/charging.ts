@@ -1,18 +1,17 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { InsufficientCreditsError, RouteTooEarlyError, UnavailableError } from '../../errors.js'
 import type { Hold, HoldInput } from '../../ledger/types.js'
-import type { FastifyAiCreditsOptions } from '../../options.js'
 import { accountBehind } from '../identity.js'
 import { costBefore, holdOf, metadataOf } from './amounts.js'
 import { Charge, type Subject } from './charge.js'
-import { planOf, type Plan } from './config.js'
+import { planOf, type Plan, type PlanOptions } from './config.js'
 import { showCost } from './headers.js'
 import { OpenHold } from './open-hold.js'
 import { isReadable } from './payload.js'
 import { withDetails } from './refusal.js'
 import { Report } from './request-credits.js'
 
-type Options = Pick<FastifyAiCreditsOptions, 'identify' | 'defaultUser'> & { timeout: number }
+type Options = PlanOptions & { timeout: number }
 
 /** Where an instance, and the config of a charged route, has its Charging. */
 export const CHARGING = Symbol('fastify-ai-credits.charging')
@@ -100,10 +99,10 @@ export class Charging {
     }
   }
 
-  private begin (hold: Hold, subject: Omit<Subject, 'hold'>) {
+  private begin (hold: Hold, subject: Omit<Subject, 'hold' | 'prices'>) {
     const { request, plan: { ttl } } = subject
     const keeper = { ledger: this.fastify.credits, log: request.log, ttl, gaveUp: () => this.gaveUp }
-    const charge = new Charge({ ...subject, hold: new OpenHold(hold, keeper) })
+    const charge = new Charge({ ...subject, hold: new OpenHold(hold, keeper), prices: this.options.prices })
     this.states.set(request, charge)
     this.inFlight.add(charge)
     charge.settled.then(() => this.inFlight.delete(charge))

@@ -3,6 +3,8 @@ import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { InvalidOptionError } from '../../errors.js'
 import { Callable, compile, CreditsOrNone, field, MetadataField, Operation, Ttl } from '../../ledger/fields.js'
 import type { Metadata } from '../../ledger/metadata.js'
+import type { PriceBook } from '../../ledger/prices/book.js'
+import type { Usage } from '../../ledger/prices/types.js'
 import type { FastifyAiCreditsOptions, Identity } from '../../options.js'
 import type { RequestCredits } from './request-credits.js'
 
@@ -19,6 +21,11 @@ export interface RouteCredits {
    * to, for which a `hold` is needed.
    */
   cost?: number | ((request: ChargedRequest, reply: FastifyReply) => number | Promise<number>)
+  /**
+   * The quantities that a request took, called after the handler: they are charged for by the option `prices`, and kept
+   * with the usage record. In place of `cost`; a `hold` is needed, and is best what a request may cost. Default: none.
+   */
+  usage?: (request: ChargedRequest, reply: FastifyReply) => Usage | Promise<Usage>
   /**
    * Credits to set aside before the handler runs, or a function of the request that answers them; 0: the request is
    * free. The cost may turn out to be more, and then draws on what is available. Default: `cost`.
@@ -52,7 +59,7 @@ export interface RouteCredits {
 
 /** A route's `config.credits`, checked and complete. */
 export interface Plan extends Required<Pick<RouteCredits, 'operation' | 'minimum' | 'ttl' | 'user' | 'capture' | 'onUnavailable'>>,
-  Pick<RouteCredits, 'cost' | 'hold' | 'metadata'> {
+  Pick<RouteCredits, 'cost' | 'usage' | 'hold' | 'metadata'> {
   /** The route, for errors: its methods and its URL. */
   route: string
 }
@@ -71,6 +78,7 @@ const oneOf = (first: string, second: string) => field<string>(`${first} or ${se
 const problemOf = compile(Type.Object({
   operation: Operation,
   cost: Type.Optional(Amount),
+  usage: Type.Optional(Callable),
   hold: Type.Optional(Amount),
   minimum: Type.Optional(CreditsOrNone),
   metadata: Type.Optional(Facts),
@@ -82,9 +90,14 @@ const problemOf = compile(Type.Object({
 
 const DEFAULT_TTL = 15 * 60_000
 
+/** What of the plugin's options a plan depends on. */
+export interface PlanOptions extends Pick<FastifyAiCreditsOptions, 'identify' | 'defaultUser'> {
+  prices: PriceBook
+}
+
 /** The plan that a route's config makes. Throws InvalidOptionError, which names the route and the field. */
 export function planOf (
-  { method, url, config }: RouteOptions, { identify, defaultUser }: Pick<FastifyAiCreditsOptions, 'identify' | 'defaultUser'>
+  { method, url, config }: RouteOptions, { identify, defaultUser, prices }: PlanOptions
 ): Plan {
   const route = `${[method].flat().join()} ${url}`
   const refuse = (name: string, problem: string): never => {
@@ -94,7 +107,13 @@ export function planOf (
   const problem = problemOf(given)
   if (problem !== undefined) refuse(problem.field, problem.problem)
   const credits = given as RouteCredits
-  if (credits.cost === undefined && credits.hold === undefined) refuse('cost', 'is required where there is no hold')
+  if (credits.usage !== undefined) {
+    if (credits.cost !== undefined) refuse('usage', 'goes with prices, and not together with cost')
+    if (credits.hold === undefined) refuse('hold', 'is required where the cost depends on usage')
+    if (!prices.has(credits.operation)) refuse('operation', 'has no price')
+  } else if (credits.cost === undefined && credits.hold === undefined) {
+    refuse('cost', 'is required where there is no hold')
+  }
   const user = credits.user ?? identify ?? (defaultUser === null ? undefined : () => defaultUser)
   return {
     minimum: 0,

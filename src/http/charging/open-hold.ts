@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { HoldClosedError, UnavailableError } from '../../errors.js'
 import type { Metadata } from '../../ledger/metadata.js'
+import type { Usage } from '../../ledger/prices/types.js'
 import type { Capture, Credits, Hold } from '../../ledger/types.js'
 
 const FIRST_PAUSE = 100 // milliseconds before the second attempt, doubled with each further one
@@ -14,6 +15,14 @@ export interface Keeper {
   ttl: number
   /** Whether the gateway waits no longer. */
   gaveUp: () => boolean
+}
+
+/** What is to become of a hold. */
+export interface Spending {
+  credits: number
+  /** The quantities that the credits were computed from. */
+  usage: Usage | undefined
+  metadata: Metadata | undefined
 }
 
 /** A hold that is kept alive while its request is in flight, and then captured or released. */
@@ -34,20 +43,21 @@ export class OpenHold {
   }
 
   /** Turns credits into spending, now or not at all. */
-  async captureOnce (credits: number, metadata: Metadata | undefined): Promise<void> {
-    await this.capture(credits, metadata, 'reject')
+  async captureOnce (spending: Spending): Promise<void> {
+    await this.capture(spending, 'reject')
   }
 
   /** Turns credits into spending; is repeated while the hold lives. */
-  async captureInTheEnd (credits: number, metadata: Metadata | undefined): Promise<void> {
+  async captureInTheEnd (spending: Spending): Promise<void> {
+    const { credits } = spending
     await this.persist({ credits }, async () => {
-      const { uncollected } = await this.capture(credits, metadata, 'partial')
+      const { uncollected } = await this.capture(spending, 'partial')
       if (uncollected > 0) this.keeper.log.warn({ ...this.names, credits, uncollected }, 'A request cost more than the account had')
     })
   }
 
   /** Gives the hold back; is repeated while it lives. `attempted`: a capture that gave no answer. */
-  async release (attempted: number | undefined): Promise<void> {
+  async release (attempted: Spending | undefined): Promise<void> {
     await this.persist({ credits: 0 }, async () => {
       try {
         await this.keeper.ledger.release(this.hold.id, { userId: this.hold.userId })
@@ -59,16 +69,16 @@ export class OpenHold {
   }
 
   // The capture was made although nobody was told: repeated, it says which usage record is to be given back.
-  private async giveBack (credits: number) {
+  private async giveBack (spending: Spending) {
     const { userId } = this.hold
-    const { id } = await this.capture(credits, undefined, 'reject')
+    const { id } = await this.capture(spending, 'reject')
     await this.keeper.ledger.refund({ userId, usageId: id, reason: 'not delivered', idempotencyKey: `hold ${this.hold.id}` })
   }
 
-  private async capture (credits: number, metadata: Metadata | undefined, shortfall: 'partial' | 'reject'): Promise<Capture> {
-    return await this.keeper.ledger.capture(this.hold.id, {
-      userId: this.hold.userId, credits, shortfall, ...metadata && { metadata }
-    })
+  private async capture ({ credits, usage, metadata }: Spending, shortfall: 'partial' | 'reject'): Promise<Capture> {
+    const { id, userId, operation } = this.hold
+    const about = { userId, shortfall, ...metadata && { metadata } }
+    return await this.keeper.ledger.capture(id, usage === undefined ? { ...about, credits } : { ...about, operation, usage })
   }
 
   private async persist (about: object, call: () => Promise<void>) {

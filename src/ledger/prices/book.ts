@@ -10,6 +10,8 @@ const VERSION_LENGTH = 16 // hexadecimal digits
 export interface PriceBook {
   /** What a usage costs. Throws NoPriceError, and InvalidInputError, which names the quantity. */
   quote (operation: string, usage: unknown): Quote
+  /** Whether there is a price for an operation. */
+  has (operation: string): boolean
 }
 
 /** A price of the book, with what is computed once: the denominator that all of its rates share. */
@@ -28,6 +30,7 @@ export function openPriceBook (prices: unknown, version?: string): PriceBook {
   }
   const known = version ?? versionOf(book)
   return {
+    has: operation => book.has(operation),
     quote (operation, usage) {
       const price = book.get(operation)
       if (price === undefined) throw new NoPriceError(operation)
