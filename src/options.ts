@@ -260,7 +260,7 @@ export function parsePluginOptions (options: FastifyAiCreditsOptions) {
 
 function parsePrices ({ prices, priceVersion }: LedgerOptions): PriceBook {
   if (priceVersion !== undefined && prices === undefined) throw new InvalidOptionError('priceVersion', 'needs prices to name')
-  return openPriceBook(prices ?? {}, priceVersion)
+  return openPriceBook(prices === undefined ? {} : prices, priceVersion)
 }
 
 function refuse (problem: ReturnType<typeof checkLedgerOptions>) {
