@@ -1,0 +1,34 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+
+// Stands in for the AI services behind the gateway.
+
+/** How many tokens a text has: here its words. */
+export function countTokens (text) {
+  return text.trim().split(/\s+/).length
+}
+
+/**
+ * Answers a prompt token by token. Fails in the middle if the prompt asks it to.
+ *
+ * @param {string} prompt
+ * @param {{ signal: AbortSignal, milliseconds?: number }} options
+ */
+export async function * streamTokens (prompt, { signal, milliseconds = 20 }) {
+  const tokens = `You asked: ${prompt} That is a good question, and this is the whole of the answer.`.split(' ')
+  for (const [index, token] of tokens.entries()) {
+    await sleep(milliseconds, undefined, { signal })
+    if (prompt.includes('break off') && index === 5) throw new Error('The model broke off')
+    yield token
+  }
+}
+
+/**
+ * Makes a video, after a while. Fails if the prompt asks it to.
+ *
+ * @param {string} prompt
+ */
+export async function makeVideo (prompt) {
+  await sleep(50)
+  if (prompt.includes('fail')) throw new Error('The model made no video')
+  return `https://videos.example/${encodeURIComponent(prompt)}`
+}
