@@ -1,6 +1,6 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import { build } from 'tsup'
@@ -20,8 +20,8 @@ export type Outcome = Partial<Deduction> & {
 
 /** Starts processes that are ready at the word; they end with the test. */
 export async function startProcesses (t: Test, count: number) {
-  const script = await compile(t.testdir())
-  const children = Array.from({ length: count }, () => fork(script, { execArgv: [], env: plainEnvironment() }))
+  const [script] = await compile(t.testdir(), new URL('ledger-process.ts', import.meta.url))
+  const children = Array.from({ length: count }, () => fork(script!, { execArgv: [], env: plainEnvironment() }))
   t.teardown(async () => {
     const running = children.filter(({ exitCode }) => exitCode === null)
     for (const child of running) child.disconnect()
@@ -45,14 +45,16 @@ async function answerOf (child: ChildProcess) {
 }
 
 // Once and beforehand: twenty TypeScript loaders at a time take a minute.
-async function compile (outDir: string): Promise<string> {
-  const entry = { process: fileURLToPath(new URL('ledger-process.ts', import.meta.url)) }
+/** Compiles scripts for processes; answers where they are. */
+export async function compile (outDir: string, ...sources: URL[]): Promise<string[]> {
+  const paths = sources.map(source => fileURLToPath(source))
+  const entry = Object.fromEntries(paths.map(path => [basename(path, '.ts'), path]))
   const outExtension = () => ({ js: '.mjs' })
   await build({ entry, outDir, outExtension, format: 'esm', skipNodeModulesBundle: true, config: false, silent: true })
-  return join(outDir, 'process.mjs')
+  return Object.keys(entry).map(name => join(outDir, `${name}.mjs`))
 }
 
-// Without what the test runner loads into every Node.js process.
-function plainEnvironment (): NodeJS.ProcessEnv {
+/** The environment without what the test runner loads into every Node.js process. */
+export function plainEnvironment (): NodeJS.ProcessEnv {
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(NODE_|_?TAP)/.test(name)))
 }
