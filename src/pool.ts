@@ -9,9 +9,9 @@ type Instances = FastifyInstance['pg'] & Record<string, { pool: Pool } | undefin
 
 /** The pool that the options name: one of the host's, or one of the plugin's own. */
 export async function findPool (
-  fastify: FastifyInstance, { pg, connectionString }: Pick<FastifyAiCreditsOptions, 'pg' | 'connectionString'>
+  fastify: FastifyInstance, { pg, connectionString, timeout }: Pick<FastifyAiCreditsOptions, 'pg' | 'connectionString' | 'timeout'>
 ): Promise<Pool> {
-  if (connectionString !== undefined) return await openPool(fastify, connectionString)
+  if (connectionString !== undefined) return await openPool(fastify, connectionString, timeout)
   const instances = fastify.pg as Instances | undefined
   const pool = pg === undefined ? instances?.pool : instances?.[pg]?.pool
   if (pool === undefined) {
@@ -24,11 +24,11 @@ export async function findPool (
 
 // In a context of its own and under a name of its own, because the host may have, or get, a `fastify.pg`. The context
 // closes the pool.
-async function openPool (fastify: FastifyInstance, connectionString: string) {
+async function openPool (fastify: FastifyInstance, connectionString: string, timeout: number | undefined) {
   const name = `fastify-ai-credits-${randomUUID()}`
   let pool: Pool | undefined
   await fastify.register(async scope => {
-    await scope.register(fastifyPostgres, { connectionString, name })
+    await scope.register(fastifyPostgres, { connectionString, name, connectionTimeoutMillis: timeout })
     pool = (scope.pg as Instances)[name]?.pool
   })
   return pool!

@@ -1,5 +1,4 @@
-import { UnavailableError } from '../errors.js'
-import { late } from './failure.js'
+import { late, tooMany } from './failure.js'
 
 /** A call that may share a statement with others. */
 export interface QueuedCall {
@@ -80,7 +79,7 @@ export class CallQueue<Call extends QueuedCall, Answer> {
    */
   add (call: Call): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      if (this.waiting >= this.maxQueue) throw new UnavailableError(new Error(`${this.maxQueue} calls are waiting (maxQueue)`))
+      if (this.waiting >= this.maxQueue) throw tooMany(this.maxQueue)
       this.waiting++
       const entry = { call, apart: false, resolve, reject }
       this.answerable.add(entry)

@@ -1,5 +1,7 @@
 import { UnavailableError } from '../errors.js'
-import { asCreditsError, isConnectionLost, late, mayRepeat } from './failure.js'
+import { Connections } from './connections.js'
+import { within } from './deadline.js'
+import { asCreditsError, isUseless, mayRepeat } from './failure.js'
 import { start, type DatabaseFacts } from './start.js'
 
 /** Whatever runs SQL: a `pg` client or pool, PGlite, an ORM's adapter. */
@@ -18,6 +20,10 @@ export interface Connection {
 /** A `pg` pool, as far as the ledger uses it. */
 export interface Pool {
   connect (): Promise<Connection>
+  /** How many connections it can have, and how long it waits for one; without a limit, a call of the ledger sets its own. */
+  readonly options?: { max?: number, connectionTimeoutMillis?: number | undefined }
+  /** How many connections nobody uses. */
+  readonly idleCount?: number
   on (event: 'error', listener: (error: Error) => void): unknown
 }
 
@@ -38,6 +44,7 @@ export const SETTLED = "current_setting('fastify_ai_credits.settled', true) as s
 /** What a database is used with. */
 export interface DatabaseOptions {
   timeout: number
+  maxQueue: number
   prepare: boolean
   timeZone: string
 }
@@ -51,14 +58,14 @@ const BACKOFF = 25 // milliseconds before the second attempt, doubled with each 
 export class Database {
   private starting: Promise<DatabaseFacts> | undefined
   private underWay = 0
+  private readonly connections: Connections
   private closed = false
   private readonly closing: (() => void)[] = [] // who is waiting for the calls under way
 
   /** `onSettled` is told of what time has done to the accounts of a statement. */
-  constructor (
-    private readonly pool: Pool, private readonly options: DatabaseOptions,
-    private readonly onSettled: (settled: string) => void
-  ) {}
+  constructor (pool: Pool, private readonly options: DatabaseOptions, private readonly onSettled: (settled: string) => void) {
+    this.connections = new Connections(pool, options.maxQueue)
+  }
 
   /**
    * Answers the statement's row. What PostgreSQL rolled back is sent again while there is time, and so is a repeatable
@@ -135,25 +142,14 @@ export class Database {
   private async use<T> (
     deadline: number, work: (connection: Connection) => Promise<T>, workDeadline = deadline
   ): Promise<T> {
-    const connection = await this.connect(deadline)
-    connection.on('error', ignore)
+    const connection = await this.connections.take(deadline)
     try {
       const result = await within(workDeadline, work(connection))
-      giveBack(connection, false)
+      this.connections.giveBack(connection, false)
       return result
     } catch (error) {
-      giveBack(connection, isConnectionLost(error) || error instanceof UnavailableError)
+      this.connections.giveBack(connection, isUseless(error) || error instanceof UnavailableError)
       throw error
-    }
-  }
-
-  private async connect (deadline: number) {
-    const connecting = this.pool.connect()
-    try {
-      return await within(deadline, connecting)
-    } catch (error) {
-      connecting.then(connection => connection.release(), ignore) // one that comes too late
-      throw error instanceof UnavailableError ? error : new UnavailableError(error)
     }
   }
 
@@ -170,14 +166,6 @@ export class Database {
     const { rows: [row] } = await client.query(text, values(lockTimeout(deadline)))
     return row
   }
-}
-
-// The query in flight is told of the error; an event that nobody hears would end the process.
-function ignore () {}
-
-function giveBack (connection: Connection, broken: boolean) {
-  if (!broken) connection.off('error', ignore)
-  connection.release(broken)
 }
 
 function asQueryable (connection: Connection): Queryable {
@@ -198,18 +186,5 @@ async function runReadCommitted<T> (connection: Connection, work: () => Promise<
   } catch (error) {
     await connection.query({ text: 'rollback' })
     throw error
-  }
-}
-
-async function within<T> (deadline: number, promise: Promise<T>): Promise<T> {
-  if (deadline === Infinity) return await promise
-  let timer: NodeJS.Timeout | undefined
-  const expiry = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(late()), deadline - performance.now())
-  })
-  try {
-    return await Promise.race([promise, expiry])
-  } finally {
-    clearTimeout(timer)
   }
 }

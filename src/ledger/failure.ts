@@ -6,10 +6,26 @@ const ROLLED_BACK = new Set(['40P01', '40001', '57014'])
 // Connection failures, a server that goes away, and a session that was timed out.
 const CONNECTION_LOST = /^(08|57P|25P)/
 
+// A server, or one that was so when the connection was opened, that writes nothing: after a failover, the one of before.
+const READ_ONLY = '25006'
+
+// A full disk, a failing one, and a server that writes nothing refuse one call as they do many.
+const SERVER_REFUSES = /^(25006|53100|58)/
+
 /** Whether the connection is gone, and with it the knowledge of whether its last statement was committed. */
 export function isConnectionLost (error: unknown): boolean {
   const sqlState = sqlStateOf(error)
   return sqlState === undefined || CONNECTION_LOST.test(sqlState)
+}
+
+/** Whether the connection is of no use to anybody any more. */
+export function isUseless (error: unknown): boolean {
+  return isConnectionLost(error) || sqlStateOf(error) === READ_ONLY
+}
+
+/** Whether the server refused a statement for reasons of its own, whatever was in it. */
+export function isServersFault (error: unknown): boolean {
+  return SERVER_REFUSES.test(sqlStateOf(error) ?? '')
 }
 
 /** Whether a failed statement may be sent again. */
@@ -21,6 +37,11 @@ export function mayRepeat (error: unknown, repeatable: boolean): boolean {
 /** The error of a call whose deadline has passed. */
 export function late (): UnavailableError {
   return new UnavailableError(new Error('No answer within timeout'))
+}
+
+/** The error of a call that finds as many waiting as may be. */
+export function tooMany (maxQueue: number): UnavailableError {
+  return new UnavailableError(new Error(`${maxQueue} calls are waiting (maxQueue)`))
 }
 
 /** The error as callers of the ledger see it. */

@@ -1,6 +1,6 @@
 import { BUSY, CallQueue, FAILED, type QueuedCall } from './call-queue.js'
 import { SETTLED, type Database, type Queryable, type Statement } from './database.js'
-import { asCreditsError, isConnectionLost, isOurs, late } from './failure.js'
+import { asCreditsError, isConnectionLost, isOurs, isServersFault, late } from './failure.js'
 import type { Verdict } from './verdict.js'
 
 /** A call that changes one account, and can share a statement with others. */
@@ -124,8 +124,8 @@ function read (calls: Call[], answers: string): Answer[] {
 }
 
 // What PostgreSQL rolled back may be one call's fault, so each goes alone. What may have been committed goes again only
-// where that does no harm.
+// where that does no harm, and what no call can change not at all.
 function afterFailure (error: unknown, repeatable: boolean): Error | typeof FAILED {
-  if (isOurs(error) || (isConnectionLost(error) && !repeatable)) return asCreditsError(error) as Error
+  if (isOurs(error) || isServersFault(error) || (isConnectionLost(error) && !repeatable)) return asCreditsError(error) as Error
   return FAILED
 }
