@@ -1,0 +1,165 @@
+// needs a real server
+import { setTimeout as sleep } from 'node:timers/promises'
+import Fastify, { type FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
+import credits, { createLedger, type FastifyAiCreditsOptions } from '../../src/index.js'
+import { buildGateway } from '../helper/app.js'
+import { createDatabase, createPool } from '../helper/database.js'
+import { cuts, Proxy } from './proxy.js'
+import { charge, checkRecovered, checkUnavailable, unavailable } from './rest.js'
+
+const all = <T>(count: number, call: (index: number) => T) => Promise.all(Array.from({ length: count }, (_, i) => call(i)))
+
+for (const cut of cuts) {
+  t.test(`a connection cut ${cut}: with a key every call is done once, without one it is 503`, async t => {
+    const { app, proxy, direct } = await open(t)
+    const spent = await app.credits.deduct({ ...charge, credits: 5 })
+    const { id } = await app.credits.hold(charge)
+    const calls: Array<[name: string, call: () => Promise<unknown>]> = [
+      ['ai_credit_deduct', () => app.credits.deduct({ ...charge, idempotencyKey: 'k' })],
+      ['ai_credit_hold', () => app.credits.hold({ ...charge, idempotencyKey: 'k' })],
+      ['ai_credit_capture', () => app.credits.capture(id, { credits: 3, final: false, idempotencyKey: 'k' })],
+      ['ai_credit_grant', () => app.credits.grant({ userId: 'ann', credits: 7, idempotencyKey: 'k' })],
+      ['ai_credit_refund', () => app.credits.refund({ usageId: spent.id, credits: 2, idempotencyKey: 'k' })]
+    ]
+    for (const [name, call] of calls) {
+      const happened = proxy.cutAt(cut, name)
+      const answer = await call()
+      await happened
+      t.match(await call(), { ...answer as object, replayed: true }, name)
+    }
+    const release = proxy.cutAt(cut, 'ai_credit_release')
+    t.match(await app.credits.release(id), { credits: 7 })
+    await release
+    t.match(await app.credits.balance('ann'), { total: 10_007, used: 5 + 10 + 3 - 2, held: 10 })
+
+    const happened = proxy.cutAt(cut, 'ai_credit_deduct')
+    await checkUnavailable(t, app)
+    await happened
+    await checkRecovered(t, app, direct)
+    const charged = (await app.credits.balance('ann')).used - 16
+    if (cut === 'before send') t.equal(charged, 0)
+    else if (cut === 'after send') t.ok([0, 10].includes(charged))
+    else t.equal(charged, 10)
+  })
+
+  t.test(`a connection cut ${cut}, of a statement that many calls share`, async t => {
+    const { app, proxy, direct } = await open(t)
+    await all(10, i => app.credits.balance(`user ${i}`))
+    const happened = proxy.cutAt(cut, 'ai_credit_execute')
+    const outcomes = await Promise.allSettled(Array.from({ length: 40 }, (_, i) => app.credits.deduct({
+      ...charge, userId: `user ${i % 10}`, ...i < 20 && { idempotencyKey: `key ${i}` }
+    })))
+    await happened
+    const told = outcomes.map(outcome => outcome.status === 'fulfilled' ? 200 : outcome.reason.statusCode)
+    t.strictSame(told, told.map((_, i) => i < 20 ? 200 : 503))
+    await checkRecovered(t, app, direct)
+    const { rows } = await createPool(t, direct).query(`
+      select idempotency_key as key, count(*)::int from ai_credit_usage where user_id <> 'later' group by 1`)
+    const byKey = new Map(rows.map(({ key, count }) => [key, count]))
+    for (let i = 0; i < 20; i++) t.equal(byKey.get(`key ${i}`), 1, `key ${i}`)
+    const unkeyed = byKey.get(null) ?? 0
+    if (cut === 'before send') t.equal(unkeyed, 0)
+    else if (cut === 'after send') t.ok(unkeyed <= 20) // it passes over accounts that the repeated calls hold meanwhile
+    else t.equal(unkeyed, 20)
+  })
+}
+
+t.test('a line that is cut again and again', async t => {
+  const { app, proxy, direct } = await open(t, { timeout: 20_000 })
+  const calls = all(200, i => app.credits.deduct({ ...charge, userId: `user ${i % 7}`, credits: 1, idempotencyKey: `${i}` })
+    .catch(() => app.credits.deduct({ ...charge, userId: `user ${i % 7}`, credits: 1, idempotencyKey: `${i}` })))
+  for (let cut = 0; cut < 5; cut++) {
+    await sleep(20)
+    proxy.cutAll()
+  }
+  await calls
+  await checkRecovered(t, app, direct)
+  t.equal((await createPool(t, direct).query("select from ai_credit_usage where user_id <> 'later'")).rowCount, 200)
+})
+
+t.test('a line that stalls: 503 in time, and with a key charged once when it flows again', async t => {
+  const { app, proxy, direct } = await open(t, { timeout: 1500 })
+  await app.credits.deduct(charge)
+  proxy.stall()
+  await Promise.all([
+    ...Array.from({ length: 30 }, () => checkUnavailable(t, app)),
+    checkUnavailable(t, app, 'k'),
+    t.rejects(app.credits.balance('ann'), unavailable),
+    t.rejects(app.credits.statement('ann'), unavailable),
+    t.rejects(app.credits.grant({ userId: 'ann', credits: 1 }), unavailable)
+  ])
+  proxy.flow()
+  await app.credits.deduct({ ...charge, idempotencyKey: 'k' })
+  t.equal((await app.credits.deduct({ ...charge, idempotencyKey: 'k' })).replayed, true)
+  await checkRecovered(t, app, direct)
+  const { rowCount } = await createPool(t, direct).query("select from ai_credit_usage where idempotency_key = 'k'")
+  t.equal(rowCount, 1)
+})
+
+t.test('a server that stops answering, and that nothing tells from a slow one: as soon as it is back, so are calls', async t => {
+  const { app, proxy, direct } = await open(t, { timeout: 1500 })
+  await app.credits.deduct(charge)
+  proxy.hush()
+  for (let round = 0; round < 3; round++) {
+    const calls = Array.from({ length: 20 }, () => app.credits.balance('ann'))
+    for (const { status } of await Promise.allSettled(calls)) t.equal(status, 'rejected')
+    await checkUnavailable(t, app)
+  }
+  proxy.speak()
+  t.equal((await app.credits.deduct(charge)).balance.used, 20)
+  await checkRecovered(t, app, direct)
+})
+
+t.test('the same on a pool of the plugin\'s own', async t => {
+  const direct = await createDatabase(t)
+  const proxy = await Proxy.open(t, direct)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(credits, { connectionString: proxy.connectionString, timeout: 1500 })
+  await app.credits.deduct(charge)
+  proxy.hush()
+  await Promise.all(Array.from({ length: 30 }, () => t.rejects(app.credits.balance('ann'), unavailable)))
+  proxy.speak()
+  t.equal((await app.credits.deduct(charge)).balance.used, 20)
+})
+
+t.test('while the server is away, no more wait than may, and the pool is asked for no more than it can have', async t => {
+  const { app, proxy, direct } = await open(t, { timeout: 1500, maxQueue: 50 })
+  await app.credits.deduct(charge)
+  proxy.hush()
+  let refused = 0
+  const calls = Array.from({ length: 500 }, (_, i) => (i % 2 ? app.credits.balance('ann') : app.credits.deduct(charge))
+    .catch(error => { if (/maxQueue/.test(error.cause.message)) refused++ }))
+  await sleep(100)
+  t.ok(refused >= 500 - 2 * 50 - 20, `${refused} were refused at once`)
+  t.ok(app.pg.pool.waitingCount + app.pg.pool.totalCount <= app.pg.pool.options.max)
+  await Promise.all(calls)
+  proxy.speak()
+  await app.credits.balance('ann')
+  await checkRecovered(t, app, direct)
+})
+
+t.test('a pool that tells nothing of itself, and one that has a limit of its own', async t => {
+  const direct = await createDatabase(t)
+  const pool = createPool(t, direct, { connectionTimeoutMillis: 2000 })
+  const wrapped = { connect: () => pool.connect(), on: () => {} }
+  for (const one of [wrapped, pool]) {
+    const ledger = createLedger(one, { timeout: 20_000 })
+    await ledger.migrate()
+    await all(30, i => ledger.balance(`user ${i}`))
+    t.match(await ledger.reconcile(), { ok: true })
+  }
+  const taken = await all(10, () => pool.connect())
+  await t.rejects(createLedger(pool, { timeout: 20_000 }).balance('ann'), { ...unavailable, cause: { message: /timeout exceeded/ } })
+  for (const client of taken) client.release()
+})
+
+// A gateway that reaches its database by way of a proxy.
+async function open (t: Test, options: FastifyAiCreditsOptions = {}): Promise<{ app: FastifyInstance, proxy: Proxy, direct: string }> {
+  const direct = await createDatabase(t)
+  const proxy = await Proxy.open(t, direct)
+  const app = await buildGateway(t, options, { connectionString: proxy.connectionString })
+  t.teardown(() => proxy.cutAll()) // before the gateway closes: its pool waits for silent connections
+  return { app, proxy, direct }
+}

@@ -1,0 +1,158 @@
+import { once } from 'node:events'
+import { createConnection, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
+import type { Test } from 'tap'
+
+/**
+ * Where a connection is cut: before a statement reaches the server; when it has just been sent; when the server has
+ * answered, and so committed, and nothing of that has come back; when the half of it has.
+ */
+export type Cut = 'before send' | 'after send' | 'before the answer' | 'in the answer'
+
+/** All of them. */
+export const cuts: Cut[] = ['before send', 'after send', 'before the answer', 'in the answer']
+
+interface Pair {
+  near: Socket
+  far: Socket
+  /** What is to happen to the answer that comes next. */
+  cut?: Cut | undefined
+}
+
+interface Trap {
+  cut: Cut
+  marker: string
+  sprung: () => void
+}
+
+// ReadyForQuery, the end of every answer: its type, its length, and a status.
+const ANSWER_END = Buffer.from([0x5A, 0, 0, 0, 5])
+
+/** The way to a PostgreSQL server, on which things go wrong. */
+export class Proxy {
+  readonly connectionString: string
+  readonly #pairs = new Set<Pair>()
+  readonly #silent = new Set<Socket>()
+  readonly #server: Server
+  readonly #target: URL
+  readonly #traps: Trap[] = []
+  #stalled = false
+  #accepts = true
+
+  static async open (t: Test, target: string): Promise<Proxy> {
+    const server = createServer().listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const proxy = new Proxy(server, new URL(target))
+    t.teardown(() => {
+      proxy.cutAll()
+      server.close()
+    })
+    return proxy
+  }
+
+  private constructor (server: Server, target: URL) {
+    this.#server = server
+    this.#target = target
+    const url = new URL(target)
+    url.host = `127.0.0.1:${(server.address() as AddressInfo).port}`
+    this.connectionString = url.href
+    server.on('connection', socket => this.#accept(socket))
+  }
+
+  /** Cuts the connection of the next statement in which the marker occurs; resolves when that has happened. */
+  async cutAt (cut: Cut, marker: string): Promise<void> {
+    await new Promise<void>(resolve => this.#traps.push({ cut, marker, sprung: resolve }))
+  }
+
+  /** Cuts all connections. */
+  cutAll (): void {
+    for (const { near, far } of this.#pairs) {
+      near.destroy()
+      far.destroy()
+    }
+    for (const socket of this.#silent) socket.destroy()
+    this.#silent.clear()
+  }
+
+  /** Nothing passes any more, in either direction, until `flow`. */
+  stall (): void {
+    this.#stalled = true
+    for (const { near, far } of this.#pairs) {
+      near.pause()
+      far.pause()
+    }
+  }
+
+  /** Ends `stall`. */
+  flow (): void {
+    this.#stalled = false
+    for (const { near, far } of this.#pairs) {
+      near.resume()
+      far.resume()
+    }
+  }
+
+  /** From now on connections are accepted and never answered, those too that are there already. */
+  hush (): void {
+    this.stall()
+    this.#accepts = false
+  }
+
+  /** Ends `hush` for new connections; those from before stay silent, and unclosed. */
+  speak (): void {
+    for (const { near } of this.#pairs) this.#silent.add(near)
+    this.#pairs.clear()
+    this.#stalled = false
+    this.#accepts = true
+  }
+
+  #accept (near: Socket): void {
+    near.on('error', () => {})
+    if (!this.#accepts) {
+      this.#silent.add(near)
+      near.resume() // so that it notices an end
+      return
+    }
+    const far = createConnection(Number(this.#target.port), this.#target.hostname)
+    const pair: Pair = { near, far }
+    this.#pairs.add(pair)
+    far.on('error', () => {})
+    near.on('data', chunk => this.#toServer(pair, chunk))
+    far.on('data', chunk => this.#toClient(pair, chunk))
+    for (const [one, other] of [[near, far], [far, near]] as const) {
+      one.on('close', () => {
+        other.destroy()
+        this.#pairs.delete(pair)
+      })
+    }
+    if (this.#stalled) this.stall()
+  }
+
+  // pg writes a statement with its parameters at once, and so it comes in one piece.
+  #toServer (pair: Pair, chunk: Buffer): void {
+    const index = this.#traps.findIndex(({ marker }) => chunk.includes(marker))
+    if (index < 0) {
+      pair.far.write(chunk)
+      return
+    }
+    const [trap] = this.#traps.splice(index, 1)
+    pair.cut = trap!.cut
+    if (pair.cut === 'before send') this.#cut(pair)
+    else pair.far.write(chunk, () => { if (pair.cut === 'after send') this.#cut(pair) })
+    trap!.sprung()
+  }
+
+  #toClient (pair: Pair, chunk: Buffer): void {
+    if (pair.cut === undefined) {
+      pair.near.write(chunk)
+      return
+    }
+    if (!chunk.includes(ANSWER_END)) return // the answer is not over, and nothing of it is told
+    if (pair.cut === 'in the answer') pair.near.write(chunk.subarray(0, chunk.length / 2), () => this.#cut(pair))
+    else this.#cut(pair)
+  }
+
+  #cut ({ near, far }: Pair): void {
+    near.destroy()
+    far.destroy()
+  }
+}
