@@ -33,7 +33,7 @@ export class Proxy {
   readonly #pairs = new Set<Pair>()
   readonly #silent = new Set<Socket>()
   readonly #server: Server
-  readonly #target: URL
+  #target: URL
   readonly #traps: Trap[] = []
   #stalled = false
   #accepts = true
@@ -61,6 +61,11 @@ export class Proxy {
   /** Cuts the connection of the next statement in which the marker occurs; resolves when that has happened. */
   async cutAt (cut: Cut, marker: string): Promise<void> {
     await new Promise<void>(resolve => this.#traps.push({ cut, marker, sprung: resolve }))
+  }
+
+  /** From now on new connections lead to another server. */
+  leadTo (target: string): void {
+    this.#target = new URL(target)
   }
 
   /** Cuts all connections. */

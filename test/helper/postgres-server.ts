@@ -1,12 +1,12 @@
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { readFile, rm } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { freePort } from './free-port.js'
-import { runBinary, spawnServer } from './run-binary.js'
+import { copyFolder, runBinary, spawnServer } from './run-binary.js'
 
 const patience = 30_000
 // A port taken by others in between; backends of a killed server that have yet to end.
@@ -28,6 +28,15 @@ export class PostgresServer {
     const server = new PostgresServer(folder, settings)
     const locale = ['--encoding=UTF8', '--locale=C']
     await runBinary(folder, 'initdb', ['-D', server.dataDir, '-U', 'postgres', '--auth=trust', '--no-sync', ...locale])
+    await server.#start(freePort)
+    return server
+  }
+
+  /** Starts a standby on a copy of a stopped server's data, which it will follow; in a folder that holds the binaries. */
+  static async createStandby (folder: string, primary: PostgresServer, settings: Settings): Promise<PostgresServer> {
+    const server = new PostgresServer(folder, { ...settings, primary_conninfo: primary.#conninfo(basename(folder)) })
+    await copyFolder(primary.dataDir, server.dataDir)
+    await writeFile(join(server.dataDir, 'standby.signal'), '')
     await server.#start(freePort)
     return server
   }
@@ -80,6 +89,10 @@ export class PostgresServer {
     if (this.#hasExited && existsSync(this.#lockFile)) await this.#start().catch(() => {})
     await this.halt(mode)
     await rm(this.folder, { recursive: true, force: true })
+  }
+
+  #conninfo (name: string): string {
+    return `host=127.0.0.1 port=${this.port} user=postgres sslmode=disable application_name=${name}`
   }
 
   get #lockFile (): string {

@@ -32,12 +32,23 @@ export interface PostgresOptions {
 
 /** Starts a PostgreSQL server of its own, of which nothing is left once it is stopped or its owner is gone. */
 export async function startPostgres (options: PostgresOptions = {}): Promise<PostgresServer> {
+  return await startIn(options, (folder, settings) => PostgresServer.create(folder, settings))
+}
+
+/** Starts a standby with the data of a server that is stopped at the moment; it follows it once it runs again. */
+export async function startStandby (primary: PostgresServer, options: PostgresOptions = {}): Promise<PostgresServer> {
+  return await startIn(options, (folder, settings) => PostgresServer.createStandby(folder, primary, settings))
+}
+
+async function startIn (
+  options: PostgresOptions, start: (folder: string, settings: Settings) => Promise<PostgresServer>
+): Promise<PostgresServer> {
   const folder = options.folder ?? await mkdtemp(join(temporaryFolder, 'fastify-ai-credits-'))
   watch(folder, options.owner ?? process.pid)
   try {
     await handOver(folder)
     await copyBinaries(await findBinaries(options.version, folder), folder)
-    return await PostgresServer.create(folder, { ...defaults, ...options.settings })
+    return await start(folder, { ...defaults, ...options.settings })
   } catch (error) {
     await rm(folder, { recursive: true, force: true })
     throw error

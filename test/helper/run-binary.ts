@@ -1,7 +1,7 @@
 import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { open } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { unprivileged } from './unprivileged.js'
 
@@ -24,6 +24,11 @@ export async function spawnServer (folder: string, args: string[]): Promise<Chil
   } finally {
     await log.close()
   }
+}
+
+/** Copies a folder of the server's, so that the copy is its own too. */
+export async function copyFolder (from: string, to: string): Promise<void> {
+  await execute('cp', ['-R', from, to], { ...unprivileged, cwd: dirname(to) })
 }
 
 function optionsIn (folder: string) {
