@@ -175,6 +175,18 @@ t.test('one call that fails does not fail its neighbours', async t => {
   t.match(await ledger.reconcile(), { ok: true })
 })
 
+t.test('what the server cannot do for any call is not tried for each', async t => {
+  const { ledger, pool, statements } = await open(t)
+  await all(10, i => ledger.balance(`user ${i}`))
+  await pool.query(`
+    create function fill() returns trigger language plpgsql as 'begin raise ''no space'' using errcode = ''53100''; end';
+    create trigger fill before insert on ai_credit_usage for each row execute function fill()`)
+  statements.length = 0
+  const outcomes = await Promise.allSettled(Array.from({ length: 40 }, (_, i) => ledger.deduct(charge(`user ${i % 10}`))))
+  for (const outcome of outcomes) t.match(outcome, { reason: { ...unavailable, cause: { code: '53100' } } })
+  t.strictSame(statements, ['ai_credit_execute'])
+})
+
 t.test('a connection lost in flight: calls with a key are answered, the others are unavailable', async t => {
   const { ledger, pool, unlock } = await openLocked(t, 'daily')
   await ledger.balance('ann')
