@@ -20,11 +20,12 @@ export interface Connection {
 /** A `pg` pool, as far as the ledger uses it. */
 export interface Pool {
   connect (): Promise<Connection>
+  on (event: 'error', listener: (error: Error) => void): unknown
+  on (event: 'connect', listener: (connection: Connection) => void): unknown
   /** How many connections it can have, and how long it waits for one; without a limit, a call of the ledger sets its own. */
   readonly options?: { max?: number, connectionTimeoutMillis?: number | undefined }
   /** How many connections nobody uses. */
   readonly idleCount?: number
-  on (event: 'error', listener: (error: Error) => void): unknown
 }
 
 /** One SQL statement that answers one row. */

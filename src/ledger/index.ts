@@ -142,6 +142,8 @@ function hearErrors (pool: Pool, listener: (error: Error) => void) {
   if (heard.has(pool)) return
   heard.add(pool)
   pool.on('error', listener)
+  // A server that goes away may say so in one breath with its welcome, before the pool has handed the connection over.
+  pool.on('connect', connection => connection.on('error', ignore))
 }
 
 function ignore (_error: Error) {}

@@ -140,6 +140,16 @@ t.test('while the server is away, no more wait than may, and the pool is asked f
   await checkRecovered(t, app, direct)
 })
 
+t.test('a server that goes away in the moment it has let somebody in', async t => {
+  const { app, proxy, direct } = await open(t)
+  await app.credits.deduct(charge)
+  proxy.cutAll()
+  while (app.pg.pool.totalCount > 0) await sleep(10)
+  proxy.endAtWelcome()
+  t.equal((await app.credits.deduct({ ...charge, idempotencyKey: 'k' })).balance.used, 20)
+  await checkRecovered(t, app, direct)
+})
+
 t.test('a pool that tells nothing of itself, and one that has a limit of its own', async t => {
   const pool = createPool(t, await createDatabase(t), { max: 5, connectionTimeoutMillis: 60_000 })
   const wrapped = { connect: () => pool.connect(), on: () => {} }

@@ -27,6 +27,10 @@ interface Trap {
 // ReadyForQuery, the end of every answer: its type, its length, and a status.
 const ANSWER_END = Buffer.from([0x5A, 0, 0, 0, 5])
 
+// ErrorResponse: FATAL, 57P01.
+const fields = Buffer.from('SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0')
+const farewell = Buffer.concat([Buffer.from([0x45, 0, 0, 0, fields.length + 4]), fields])
+
 /** The way to a PostgreSQL server, on which things go wrong. */
 export class Proxy {
   readonly connectionString: string
@@ -37,6 +41,7 @@ export class Proxy {
   readonly #traps: Trap[] = []
   #stalled = false
   #accepts = true
+  #endsAtWelcome = false
 
   static async open (t: Test, target: string): Promise<Proxy> {
     const server = createServer().listen(0, '127.0.0.1')
@@ -61,6 +66,11 @@ export class Proxy {
   /** Cuts the connection of the next statement in which the marker occurs; resolves when that has happened. */
   async cutAt (cut: Cut, marker: string): Promise<void> {
     await new Promise<void>(resolve => this.#traps.push({ cut, marker, sprung: resolve }))
+  }
+
+  /** The next connection that is welcomed is ended by the server in the same breath. */
+  endAtWelcome (): void {
+    this.#endsAtWelcome = true
   }
 
   /** From now on new connections lead to another server. */
@@ -147,6 +157,11 @@ export class Proxy {
   }
 
   #toClient (pair: Pair, chunk: Buffer): void {
+    if (this.#endsAtWelcome && chunk.includes(ANSWER_END)) {
+      this.#endsAtWelcome = false
+      pair.near.write(Buffer.concat([chunk, farewell]), () => this.#cut(pair))
+      return
+    }
     if (pair.cut === undefined) {
       pair.near.write(chunk)
       return
