@@ -1,0 +1,63 @@
+import swagger from '@fastify/swagger'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { Test } from 'tap'
+import credits, { type FastifyAiCreditsOptions, type Identity } from '../../src/index.js'
+import { buildHost, defaults } from '../helper/app.js'
+import { buildCheck, type Check } from './conformance.js'
+
+/** The header in which the fuzzed gateways tell which route has answered: nothing that a client could guess at. */
+export const ROUTE = 'x-fuzz-route'
+
+/** What a service sends to be let through to the management routes. */
+export const SERVICE = { 'x-service': 'yes' }
+
+/** A gateway under fire. */
+export interface Gateway {
+  title: string
+  app: FastifyInstance
+  /** The OpenAPI document of all its routes. */
+  document: any
+  check: Check
+  /** What the account is of a request that names none: of the one in `identity`, or of everybody. */
+  accountOf: (identity: string | undefined) => string | undefined
+}
+
+const manage: FastifyAiCreditsOptions = {
+  management: { authorize: request => request.headers['x-service'] === SERVICE['x-service'] }
+}
+
+const identify = (request: FastifyRequest): Identity =>
+  request.headers['x-user'] === 'service' ? { any: true } : request.headers['x-user'] as string | undefined
+
+const PLENTY = 1_000_000_000
+
+/** The gateways that are fuzzed, by what they are registered with. */
+export const settings: Record<string, FastifyAiCreditsOptions> = {
+  plain: { allowance: PLENTY, historyLimit: 3 },
+  managed: { allowance: PLENTY, historyLimit: 3, ...manage },
+  poor: { allowance: 5, defaultUser: null, historyLimit: 2, prefix: '/gw', ...manage },
+  identified: { allowance: PLENTY, identify, ...manage }
+}
+
+/** The gateway's own charged routes are added here. */
+async function addRoutes (_app: FastifyInstance): Promise<void> {}
+
+/** Builds one of `settings`, closed after the test. */
+export async function buildFuzzed (t: Test, title: string): Promise<Gateway> {
+  const options = settings[title]!
+  const app = await buildHost(t)
+  app.addHook('onSend', async (request, reply) => { reply.header(ROUTE, request.routeOptions.url ?? 'none') })
+  await app.register(swagger, { openapi: { openapi: '3.0.3', info: { title: 'Fuzzed', version: '1.0.0' } } })
+  await app.register(credits, { ...defaults, ...options })
+  await addRoutes(app)
+  await app.ready()
+  const document = JSON.parse(JSON.stringify(app.swagger()))
+  const { defaultUser = 'default_user' } = options
+  return {
+    title,
+    app,
+    document,
+    check: await buildCheck(document),
+    accountOf: identity => options.identify === undefined ? defaultUser ?? undefined : identity
+  }
+}

@@ -1,0 +1,79 @@
+import assert from 'node:assert'
+import type { Reply } from './conformance.js'
+import { ROUTE, type Gateway } from './gateway.js'
+import type { Sent } from './requests.js'
+import type { Kind, Shadow } from './shadow.js'
+
+/** A request with what it was answered. */
+export interface Exchange {
+  sent: Sent
+  reply: Reply
+}
+
+/** What an accepted request to a route of this ending has written. A route that charges is added here. */
+const kinds: Array<[ending: string, kind: Kind]> = [
+  ['/credits/deduct', 'deduct'],
+  ['/credits/holds', 'hold'],
+  ['/credits/grants', 'grant'],
+  ['/credits/refunds', 'refund'],
+  ['/credits/holds/:id/capture', 'capture']
+]
+
+/** Checks one reply against the document, and tells the shadow what it means. */
+export function judge (gateway: Gateway, shadow: Shadow, holds: Map<string, string>, { sent, reply }: Exchange): void {
+  const route = reply.headers[ROUTE] as string | undefined
+  gateway.check(sent.method, route, reply)
+  if (route === undefined || route === 'none') return
+  const account = accountOf(gateway, sent, route)
+  if (mayCreate(reply, route) && account !== undefined) shadow.name(account)
+  if (reply.status !== 200) {
+    shadow.refused++
+    return
+  }
+  shadow.accepted++
+  const kind = kinds.find(([ending]) => route.endsWith(ending))?.[1]
+  if (kind === undefined || sent.method !== 'POST') return
+  const answer = JSON.parse(reply.body)
+  const owner = ownerOf(answer, account, holds)
+  if (kind === 'hold') holds.set(answer.id, owner)
+  const key = sent.headers['idempotency-key']
+  if (key !== undefined) shadow.answerTo([kind, owner, answer.hold_id, key], reply.body)
+  if (reply.headers['idempotency-replayed'] === undefined) shadow.accept(kind, owner, answer.credits.used === undefined ? answer.credits : bodyOf(sent).credits)
+  else assert.strictEqual(reply.headers['idempotency-replayed'], 'true')
+}
+
+// A refused request may open its account: where it came as far as the ledger.
+function mayCreate ({ status }: Reply, route: string): boolean {
+  return [200, 402, 404, 409].includes(status) || (status === 400 && route.endsWith('/grants'))
+}
+
+// The account that the request named is the one that was answered for; of a hold that was not named, the holder.
+function ownerOf (answer: any, account: string | undefined, holds: Map<string, string>): string {
+  if (answer.hold_id !== undefined) {
+    assert.strictEqual(answer.user_id, holds.get(answer.hold_id), 'the account of the hold')
+    return answer.user_id
+  }
+  const owner = answer.user_id ?? account
+  if (answer.usage_id === undefined) assert.strictEqual(owner, account, 'the account that was named')
+  return owner
+}
+
+function accountOf (gateway: Gateway, sent: Sent, route: string): string | undefined {
+  const named = sent.method === 'POST' ? bodyOf(sent)?.user_id : new URLSearchParams(queryOf(sent.url)).get('user_id') ?? undefined
+  const user = sent.headers['x-user']
+  const bound = /\/credits(\/deduct)?$/.test(route) && user !== 'service'
+  const own = gateway.accountOf(bound ? user : undefined)
+  return gateway.title === 'identified' && bound ? own : named ?? own
+}
+
+function bodyOf ({ body }: Sent): any {
+  try {
+    return JSON.parse(body!.toString().replace(/^\ufeff/, ''))
+  } catch {
+    return undefined
+  }
+}
+
+function queryOf (url: string): string {
+  return /\?([^#]*)/.exec(url)?.[1] ?? ''
+}

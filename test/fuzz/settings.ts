@@ -1,0 +1,20 @@
+import type { Test } from 'tap'
+
+/** How many requests and calls there are in all: FUZZ_REQUESTS, or what takes seconds. */
+export const requests = Number(process.env.FUZZ_REQUESTS ?? 4000)
+
+/** Where their random numbers begin: FUZZ_SEED, or another one each time. Tests print it. */
+export const seed = Number(process.env.FUZZ_SEED ?? Date.now() % 2 ** 31)
+
+/** Whether there are enough for everything to have come up. */
+export const thorough = requests >= 100_000
+
+/** How many of them a fuzzer makes. */
+export const share = (part: number) => Math.ceil(requests * part)
+
+/** Gives a test file the time that its share takes on a slow machine. */
+export function allowTime (t: Test): void {
+  const timeout = 120_000 + requests * 10
+  t.setTimeout(timeout)
+  t.comment(`timeout=${timeout}`) // for the test runner, whose limit is meant for a single file
+}
