@@ -42,10 +42,11 @@ export const settings: Record<string, FastifyAiCreditsOptions> = {
 /** The gateway's own charged routes are added here. */
 async function addRoutes (_app: FastifyInstance): Promise<void> {}
 
-/** Builds one of `settings`, closed after the test. */
-export async function buildFuzzed (t: Test, title: string): Promise<Gateway> {
+/** Builds one of `settings`, closed after the test. `watch` adds hooks of a test's own. */
+export async function buildFuzzed (t: Test, title: string, watch: (app: FastifyInstance) => void = () => {}): Promise<Gateway> {
   const options = settings[title]!
   const app = await buildHost(t)
+  watch(app)
   app.addHook('onSend', async (request, reply) => { reply.header(ROUTE, request.routeOptions.url ?? 'none') })
   await app.register(swagger, { openapi: { openapi: '3.0.3', info: { title: 'Fuzzed', version: '1.0.0' } } })
   await app.register(credits, { ...defaults, ...options })

@@ -5,7 +5,7 @@ export const users = ['ann', 'ben', 'cleo', "o'hara", 'ünï😀', 'a b+c%d&e=f'
 
 const SQL = [
   "'; drop table ai_credits; --", "' or 1=1 --", '$1', '\\', "\\'; select pg_sleep(10); --", '${process.exit()}', // eslint-disable-line no-template-curly-in-string
-  '"; delete from ai_credit_usage; --', "$$; update ai_credits set total_credits = 0; $$", '{}', '{"$ne":null}'
+  '"; delete from ai_credit_usage; --', '$$; update ai_credits set total_credits = 0; $$', '{}', '{"$ne":null}'
 ]
 
 const HARD = [
