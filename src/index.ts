@@ -41,8 +41,9 @@ async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions)
   const options = parsePluginOptions(given)
   const charging = chargeRoutes(fastify, options) // before anything is awaited: routes may be declared meanwhile
   const pool = await findPool(fastify, options)
-  const ledger = openLedger(pool, options, error => {
-    fastify.log.warn({ err: error }, 'A connection of the credits pool was lost')
+  const ledger = openLedger(pool, options, ({ message, code }: Error & { code?: string }) => {
+    // The error itself holds the client of `pg`: its statements, and the key by which they can be cancelled.
+    fastify.log.warn({ err: { message, code } }, 'A connection of the credits pool was lost')
   }, (error, event) => {
     fastify.log.error({ err: error, event }, 'A listener of credits failed')
   })
