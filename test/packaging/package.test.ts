@@ -31,6 +31,13 @@ t.test('every file that package.json names is in the tarball, and installing run
   t.notOk(['preinstall', 'install', 'postinstall', 'prepare'].some(name => name in scripts))
 })
 
+t.test('no dependency of it runs a script when it is installed', async t => {
+  const { packages } = JSON.parse(await readFile(new URL('../../package-lock.json', import.meta.url), 'utf8'))
+  const shipped = Object.entries<any>(packages).filter(([path, { dev }]) => path !== '' && !dev)
+  t.ok(shipped.some(([path]) => path === 'node_modules/@fastify/error'))
+  t.strictSame(shipped.filter(([, { hasInstallScript }]) => hasInstallScript).map(([path]) => path), [])
+})
+
 t.test('the CHANGELOG describes the version', async t => {
   const { version } = JSON.parse(await readFile(join(consumer.installed, 'package.json'), 'utf8'))
   const changelog = await readFile(join(consumer.installed, 'CHANGELOG.md'), 'utf8')
