@@ -4,6 +4,7 @@ import type { Test } from 'tap'
 import credits, { type FastifyAiCreditsOptions, type Identity } from '../../src/index.js'
 import { buildHost, defaults } from '../helper/app.js'
 import { buildCheck, type Check } from './conformance.js'
+import { PATIENCE } from './settings.js'
 
 /** The header in which the fuzzed gateways tell which route has answered: nothing that a client could guess at. */
 export const ROUTE = 'x-fuzz-route'
@@ -45,11 +46,11 @@ async function addRoutes (_app: FastifyInstance): Promise<void> {}
 /** Builds one of `settings`, closed after the test. `watch` adds hooks of a test's own. */
 export async function buildFuzzed (t: Test, title: string, watch: (app: FastifyInstance) => void = () => {}): Promise<Gateway> {
   const options = settings[title]!
-  const app = await buildHost(t)
+  const app = await buildHost(t, { server: { pluginTimeout: PATIENCE } })
   watch(app)
   app.addHook('onSend', async (request, reply) => { reply.header(ROUTE, request.routeOptions.url ?? 'none') })
   await app.register(swagger, { openapi: { openapi: '3.0.3', info: { title: 'Fuzzed', version: '1.0.0' } } })
-  await app.register(credits, { ...defaults, ...options })
+  await app.register(credits, { ...defaults, timeout: PATIENCE, ...options })
   await addRoutes(app)
   await app.ready()
   const document = JSON.parse(JSON.stringify(app.swagger()))

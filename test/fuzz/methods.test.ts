@@ -6,7 +6,7 @@ import t from 'tap'
 import { createLedger, type Ledger } from '../../src/index.js'
 import { buildHost, defaults } from '../helper/app.js'
 import { callsOf, options, type Call } from './calls.js'
-import { allowTime, seed, share, thorough } from './settings.js'
+import { allowTime, PATIENCE, seed, share, thorough } from './settings.js'
 import { Shadow, type Kind } from './shadow.js'
 
 const BATCH = 300
@@ -21,7 +21,7 @@ allowTime(t)
 
 t.test(`calls of every method (FUZZ_SEED=${seed})`, async t => {
   const app = await buildHost(t)
-  const ledger = createLedger(app.pg.pool, { ...defaults, allowance: 1_000_000 })
+  const ledger = createLedger(app.pg.pool, { ...defaults, allowance: 1_000_000, timeout: PATIENCE })
   await ledger.migrate()
   const shadow = new Shadow()
   const total = share(0.15)

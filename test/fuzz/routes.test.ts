@@ -3,7 +3,7 @@ import assert from 'node:assert'
 import { Agent, request as httpRequest } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, LightMyRequestResponse } from 'fastify'
 import fc from 'fast-check'
 import t from 'tap'
 import type { Reply } from './conformance.js'
@@ -67,7 +67,7 @@ async function sendAll (send: Send, requests: Sent[]): Promise<Exchange[]> {
 
 function overInject (app: FastifyInstance): Send {
   return async ({ method, url, headers, body }) => {
-    let inject: ReturnType<FastifyInstance['inject']>
+    let inject: Promise<LightMyRequestResponse>
     try {
       inject = app.inject({ method: method as 'GET', url, headers, ...body && { payload: body } })
     } catch {

@@ -18,3 +18,6 @@ export function allowTime (t: Test): void {
   t.setTimeout(timeout)
   t.comment(`timeout=${timeout}`) // for the test runner, whose limit is meant for a single file
 }
+
+/** Milliseconds that a call may take: a slow machine is no outage, and 503 is a failure here. */
+export const PATIENCE = 60_000

@@ -85,4 +85,4 @@ async function talk (gateway: Gateway, { parts, slow, answers }: Conversation): 
   return replies().map(({ status }) => status)
 }
 
-const pause = (ms: number) => new Promise<undefined>(resolve => setTimeout(resolve, ms))
+const pause = (ms: number) => new Promise<void>(resolve => setTimeout(resolve, ms))
