@@ -5,6 +5,7 @@ import credits, { type FastifyAiCreditsOptions, type Identity } from '../../src/
 import { buildHost, defaults } from '../helper/app.js'
 import { buildCheck, type Check } from './conformance.js'
 import { PATIENCE } from './settings.js'
+import type { Kind } from './shadow.js'
 
 /** The header in which the fuzzed gateways tell which route has answered: nothing that a client could guess at. */
 export const ROUTE = 'x-fuzz-route'
@@ -40,8 +41,20 @@ export const settings: Record<string, FastifyAiCreditsOptions> = {
   identified: { allowance: PLENTY, identify, ...manage }
 }
 
-/** The gateway's own charged routes are added here. */
+/**
+ * Routes of the gateway's own, with a schema that says what they take and answer: one that charges is added here, and in
+ * `writes`.
+ */
 async function addRoutes (_app: FastifyInstance): Promise<void> {}
+
+/** What an accepted POST to a route of this ending has written. */
+export const writes: Array<[ending: string, kind: Kind]> = [
+  ['/credits/deduct', 'deduct'],
+  ['/credits/holds', 'hold'],
+  ['/credits/grants', 'grant'],
+  ['/credits/refunds', 'refund'],
+  ['/credits/holds/:id/capture', 'capture']
+]
 
 /** Builds one of `settings`, closed after the test. `watch` adds hooks of a test's own. */
 export async function buildFuzzed (t: Test, title: string, watch: (app: FastifyInstance) => void = () => {}): Promise<Gateway> {

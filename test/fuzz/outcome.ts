@@ -1,23 +1,14 @@
 import assert from 'node:assert'
 import type { Reply } from './conformance.js'
-import { ROUTE, type Gateway } from './gateway.js'
+import { ROUTE, writes, type Gateway } from './gateway.js'
 import type { Sent } from './requests.js'
-import type { Kind, Shadow } from './shadow.js'
+import type { Shadow } from './shadow.js'
 
 /** A request with what it was answered. */
 export interface Exchange {
   sent: Sent
   reply: Reply
 }
-
-/** What an accepted request to a route of this ending has written. A route that charges is added here. */
-const kinds: Array<[ending: string, kind: Kind]> = [
-  ['/credits/deduct', 'deduct'],
-  ['/credits/holds', 'hold'],
-  ['/credits/grants', 'grant'],
-  ['/credits/refunds', 'refund'],
-  ['/credits/holds/:id/capture', 'capture']
-]
 
 /** Checks one reply against the document, and tells the shadow what it means. */
 export function judge (gateway: Gateway, shadow: Shadow, holds: Map<string, string>, { sent, reply }: Exchange): void {
@@ -31,14 +22,14 @@ export function judge (gateway: Gateway, shadow: Shadow, holds: Map<string, stri
     return
   }
   shadow.accepted++
-  const kind = kinds.find(([ending]) => route.endsWith(ending))?.[1]
+  const kind = writes.find(([ending]) => route.endsWith(ending))?.[1]
   if (kind === undefined || sent.method !== 'POST') return
   const answer = JSON.parse(reply.body)
   const owner = ownerOf(answer, account, holds)
   if (kind === 'hold') holds.set(answer.id, owner)
   const key = sent.headers['idempotency-key']
   if (key !== undefined) shadow.answerTo([kind, owner, answer.hold_id, key], reply.body)
-  if (reply.headers['idempotency-replayed'] === undefined) shadow.accept(kind, owner, answer.credits.used === undefined ? answer.credits : bodyOf(sent).credits)
+  if (reply.headers['idempotency-replayed'] === undefined) shadow.accept(kind, owner, kind === 'deduct' ? bodyOf(sent).credits : answer.credits)
   else assert.strictEqual(reply.headers['idempotency-replayed'], 'true')
 }
 

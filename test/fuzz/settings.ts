@@ -1,7 +1,7 @@
 import type { Test } from 'tap'
 
 /** How many requests and calls there are in all: FUZZ_REQUESTS, or what takes seconds. */
-export const requests = Number(process.env.FUZZ_REQUESTS ?? 4000)
+export const requests = Number(process.env.FUZZ_REQUESTS ?? 2500)
 
 /** Where their random numbers begin: FUZZ_SEED, or another one each time. Tests print it. */
 export const seed = Number(process.env.FUZZ_SEED ?? Date.now() % 2 ** 31)
