@@ -4,7 +4,7 @@ import { appendFileSync, existsSync, readFileSync } from 'node:fs'
 export interface Call {
   /** Its place in the journal. */
   number: number
-  kind: 'deduct' | 'hold' | 'capture' | 'release' | 'refund' | 'grant'
+  kind: 'deduct' | 'hold' | 'capture' | 'release' | 'refund' | 'grant' | 'charge'
   userId: string
   /** Unique among all calls of a test. */
   key: string

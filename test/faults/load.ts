@@ -7,6 +7,9 @@ export const allowance = 400
 /** The life of a hold that is to lapse, and of one that is not, in milliseconds. */
 export const ttl = { short: 1000, long: 600_000 }
 
+/** The route of the gateways' own that is charged: before it replies, so that what was delivered was paid for. */
+export const chargedRoute = { path: '/work', operation: 'work', cost: 7 }
+
 const USERS = 12
 const HOT = 0.4 // the share of calls on one account
 
@@ -26,7 +29,9 @@ export class Load {
 
   /** The next call. */
   next (number: number): Call {
-    return { ...this.#draft(), number, key: `${this.#round} call ${number}` }
+    const key = `${this.#round} call ${number}`
+    const draft = this.#draft()
+    return { ...draft, number, key, ...draft.kind === 'charge' && { body: { ...draft.body, call: key } } }
   }
 
   /** Takes note of a call that was accepted, so that others can follow it. */
@@ -51,6 +56,7 @@ export class Load {
     if (share < 0.26 && this.#deducts.length > 0) return this.#refund()
     if (share < 0.31) return this.#grant()
     if (share < 0.51) return this.#hold()
+    if (share < 0.63) return this.#charge()
     return this.#deduct()
   }
 
@@ -83,6 +89,12 @@ export class Load {
     const { userId, key, credits } = this.#random.pick(this.#deducts)
     const body = { user_id: userId, deduct_key: key, credits: this.#random.whole(1, credits) }
     return { kind: 'refund', userId, path: '/api/credits/refunds', body }
+  }
+
+  // Of accounts that have no other calls, as it has no key: each request that is sent may be charged.
+  #charge (): Draft {
+    const userId = `charged ${this.#user()}`
+    return { kind: 'charge', userId, path: chargedRoute.path, body: { user: userId } }
   }
 
   #grant (): Draft {

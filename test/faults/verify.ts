@@ -5,6 +5,7 @@ import { read, type Answer, type Call } from './journal.js'
 import { allowance, ttl } from './load.js'
 import type { Random } from './random.js'
 import { post } from './requests.js'
+import { verifyCharges } from './verify-charges.js'
 
 /** What a round came to. */
 export interface Findings {
@@ -33,17 +34,24 @@ const REPLAYS = 60 // of a round's calls, sent once more
 export async function verify (
   journal: string, gateway: string, pool: pg.Pool, ledger: Ledger, random: Random
 ): Promise<Findings> {
-  const { calls, answers } = read(journal)
-  const users = [...new Set(calls.map(({ userId }) => userId))]
-  const findings: Findings = { calls: calls.length, accepted: 0, refused: 0, repeated: 0, late: 0, problems: [] }
-  await lapses(pool, users)
-  for (const userId of users) await ledger.balance(userId)
+  const { calls: all, answers } = read(journal)
+  const findings: Findings = { calls: all.length, accepted: 0, refused: 0, repeated: 0, late: 0, problems: [] }
+  const everybody = usersOf(all)
+  await lapses(pool, everybody)
+  for (const userId of everybody) await ledger.balance(userId)
+  await verifyCharges(all.filter(({ kind }) => kind === 'charge'), answers, pool, ledger, findings)
+  const calls = all.filter(({ kind }) => kind !== 'charge')
+  const users = usersOf(calls)
   const rows = await recorded(pool, users)
   for (const call of calls) judge(call, answers.get(call.number), rows, findings)
   for (const name of rows.keys()) if (!name.startsWith('release ')) findings.problems.push(`nobody asked for ${name}`)
   await compareBalances(calls, answers, users, ledger, findings)
   await compareReplays(calls, answers, gateway, random, findings)
   return findings
+}
+
+function usersOf (calls: Call[]) {
+  return [...new Set(calls.map(({ userId }) => userId))]
 }
 
 // Until then a hold that is to lapse may still be open.
