@@ -1,7 +1,10 @@
 import swagger from '@fastify/swagger'
+import { Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Test } from 'tap'
+import { strictValidator } from '../../src/http/validation.js'
 import credits, { type FastifyAiCreditsOptions, type Identity } from '../../src/index.js'
+import { Credits, UserId } from '../../src/ledger/fields.js'
 import { buildHost, defaults } from '../helper/app.js'
 import { buildCheck, type Check } from './conformance.js'
 import { PATIENCE } from './settings.js'
@@ -41,19 +44,44 @@ export const settings: Record<string, FastifyAiCreditsOptions> = {
   identified: { allowance: PLENTY, identify, ...manage }
 }
 
-/**
- * Routes of the gateway's own, with a schema that says what they take and answer: one that charges is added here, and in
- * `writes`.
- */
-async function addRoutes (_app: FastifyInstance): Promise<void> {}
+interface WorkRoute {
+  Body: { user_id: string, credits: number }
+}
+
+/** A route of the gateway's own that is charged, as much as its body says, before it replies. */
+async function addRoutes (app: FastifyInstance): Promise<void> {
+  const body = Type.Object({ user_id: UserId, credits: Credits }, { additionalProperties: false })
+  const refusal = Type.Object({
+    statusCode: Type.Integer(), code: Type.String(), error: Type.String(), message: Type.String()
+  })
+  const insufficient = Type.Composite([refusal, Type.Object({
+    credits: Type.Object({ available: Type.Integer(), total: Type.Integer(), used: Type.Integer(), held: Type.Integer() }),
+    required: Type.Integer()
+  })])
+  const answer = Type.Object({ user_id: Type.String(), credits: Type.Integer() })
+  const asked = ({ body }: FastifyRequest) => body as WorkRoute['Body']
+  app.post<WorkRoute>('/work', {
+    schema: { body, response: { 200: answer, 402: insufficient, 400: refusal, 413: refusal, 415: refusal } },
+    validatorCompiler: strictValidator({ body }),
+    config: {
+      credits: {
+        operation: 'work',
+        cost: request => asked(request).credits,
+        user: request => asked(request).user_id,
+        capture: 'before'
+      }
+    }
+  }, async request => ({ user_id: request.credits!.userId, credits: request.body.credits }))
+}
 
 /** What an accepted POST to a route of this ending has written. */
-export const writes: Array<[ending: string, kind: Kind]> = [
+export const writes: Array<[ending: string, ...kinds: Kind[]]> = [
   ['/credits/deduct', 'deduct'],
   ['/credits/holds', 'hold'],
   ['/credits/grants', 'grant'],
   ['/credits/refunds', 'refund'],
-  ['/credits/holds/:id/capture', 'capture']
+  ['/credits/holds/:id/capture', 'capture'],
+  ['/work', 'hold', 'capture']
 ]
 
 /** Builds one of `settings`, closed after the test. `watch` adds hooks of a test's own. */

@@ -22,14 +22,16 @@ export function judge (gateway: Gateway, shadow: Shadow, holds: Map<string, stri
     return
   }
   shadow.accepted++
-  const kind = writes.find(([ending]) => route.endsWith(ending))?.[1]
+  const [, ...kinds] = writes.find(([ending]) => route.endsWith(ending)) ?? []
+  const [kind] = kinds
   if (kind === undefined || sent.method !== 'POST') return
   const answer = JSON.parse(reply.body)
   const owner = ownerOf(answer, account, holds)
   if (kind === 'hold') holds.set(answer.id, owner)
-  const key = sent.headers['idempotency-key']
+  const key = route === '/work' ? undefined : sent.headers['idempotency-key']
   if (key !== undefined) shadow.answerTo([kind, owner, answer.hold_id, key], reply.body)
-  if (reply.headers['idempotency-replayed'] === undefined) shadow.accept(kind, owner, kind === 'deduct' ? bodyOf(sent).credits : answer.credits)
+  const credits = kind === 'deduct' ? bodyOf(sent).credits : answer.credits
+  if (reply.headers['idempotency-replayed'] === undefined) for (const made of kinds) shadow.accept(made, owner, credits)
   else assert.strictEqual(reply.headers['idempotency-replayed'], 'true')
 }
 
