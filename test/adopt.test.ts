@@ -50,7 +50,9 @@ t.test('balances, records and ids survive', async t => {
     amount: null,
     uncollected: null,
     refunded_id: null,
-    reason: null
+    reason: null,
+    price_version: null,
+    quantities: null
   }
   t.strictSame(await rows(app, `
     select *, created_at at time zone 'UTC' || '' as created_at from ai_credit_usage order by id`), [

@@ -110,7 +110,7 @@ t.test('hold refuses malformed input', async t => {
 t.test('capture refuses malformed input', async t => {
   await refused(t, 'capture', [
     ...ids(),
-    ...shapes(ofId, {}, { optional: true, unknown: ['operation', 'ttl'] }),
+    ...shapes(ofId, {}, { optional: true, unknown: ['ttl'] }),
     ...fields(ofId, {}, {
       userId: badTexts,
       credits: badCredits,
