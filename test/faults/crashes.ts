@@ -16,6 +16,7 @@ const GATEWAYS = long ? 3 : 2
 const CONCURRENCY = 32
 const CALLS = long ? 600 : 150
 const PER_ROUND = 60_000
+const STARTS = 20 // of a gateway, each of which takes a second
 
 /** Gateways on a server of their own, under a client's load. What is killed starts again at once. */
 export class Site {
@@ -116,8 +117,15 @@ export class Site {
     return this.gateways.map(({ url }) => url)
   }
 
+  // One that finds its server away ends, and whoever runs it starts it again.
   async #startGateway (): Promise<Gateway> {
-    return await this.#starter.gateway(this.server.connectionString)
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#starter.gateway(this.server.connectionString)
+      } catch (error) {
+        if (attempt === STARTS) throw error
+      }
+    }
   }
 
   async #query (text: string): Promise<any[]> {
