@@ -232,6 +232,16 @@ t.test('reconcile refuses malformed input', async t => {
   ])
 })
 
+t.test('prune refuses malformed input', async t => {
+  const required = { before: '2024-01-01T00:00:00Z' }
+  const args: Arguments = input => [input]
+  const badCallables: Values = [['null', null], ['an object', {}], ['a string', 'x'], ['true', true]]
+  await refused(t, 'prune', [
+    ...shapes(args, required, { unknown: ['userId', 'after', 'limit'] }),
+    ...fields(args, required, { before: [...badTimes, ['absent', undefined]], batch: badLimits, onProgress: badCallables })
+  ])
+})
+
 t.test('without a default user, what has no id needs a userId', async t => {
   const app = await buildGateway(t, { defaultUser: null })
   const { hold, grant, refund, statement, setOverdraft, setAllowance } = app.credits

@@ -13,6 +13,7 @@ import { openHoldAccounts } from './hold-accounts.js'
 import { capture, extend, hold, release } from './hold.js'
 import { migrate } from './migrate.js'
 import { openPostings } from './postings.js'
+import { prune } from './prune.js'
 import { reconcile } from './reconcile.js'
 import { refund } from './refund.js'
 import { statement } from './statement.js'
@@ -120,7 +121,8 @@ function operations (context: Context): Omit<Credits, 'quote' | keyof Subscripti
     setAllowance: (userId, allowance, input) => setAllowance(context, userId, allowance, input),
     setOverdraft: (userId, overdraft, input) => setOverdraft(context, userId, overdraft, input),
     statement: (userId, input) => statement(context, userId, input),
-    reconcile: (userId, input) => reconcile(context, userId, input)
+    reconcile: (userId, input) => reconcile(context, userId, input),
+    prune: input => prune(context, input)
   }
 }
 

@@ -3,8 +3,8 @@ import { InvalidInputError, NotFoundError } from '../errors.js'
 import type { Queryable } from './database.js'
 import type { Usage } from './prices/types.js'
 import type {
-  CaptureInput, ClientInput, DeductInput, ExtendInput, GrantInput, HistoryInput, HoldInput, ReconcileInput, RefundInput,
-  ReleaseInput, RevokeInput, StatementInput
+  CaptureInput, ClientInput, DeductInput, ExtendInput, GrantInput, HistoryInput, HoldInput, PruneInput, ReconcileInput,
+  RefundInput, ReleaseInput, RevokeInput, StatementInput
 } from './types.js'
 import {
   Callable, compile, Credits, CreditsOrNone, Cursor, Days, field, Flag, Id, IdempotencyKey, Limit, MetadataField,
@@ -91,6 +91,12 @@ export const checkStatement = checker<StatementInput>({
 })
 
 export const checkReconcile = checker<ReconcileInput>({
+  batch: Type.Optional(Limit),
+  onProgress: Type.Optional(Callable)
+})
+
+export const checkPrune = checker<PruneInput>({
+  before: Time,
   batch: Type.Optional(Limit),
   onProgress: Type.Optional(Callable)
 })

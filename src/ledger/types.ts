@@ -308,7 +308,7 @@ export interface StatementInput extends ClientInput {
 
 /** One change of an account. */
 export interface StatementEntry {
-  /** Its place in the account's order; the opening has 0. */
+  /** Its place in the account's order; the opening has 0, or after `prune` that of the last change before it. */
   seq: number
   kind: 'opening' | 'grant' | 'deduct' | 'hold' | 'capture' | 'release' | 'lapse' | 'refund' | 'expiry' | 'renewal' |
     'revoke'
@@ -366,6 +366,27 @@ export interface Reconciliation {
   /** Accounts that were checked. */
   accounts: number
   differences: Difference[]
+}
+
+/** What `prune` takes. */
+export interface PruneInput {
+  /**
+   * Usage records from before this time go: a Date or an ISO 8601 time, in the past. Their idempotency keys go with
+   * them, so leave far more time than any client takes to repeat a request.
+   */
+  before: Date | string
+  /** Changes of accounts that one transaction does away with, at most. Default: 1000. */
+  batch?: number
+  /** Told after each batch, and waited for, so that it can slow down; to stop, let it throw. */
+  onProgress?: (progress: Pruning) => unknown
+}
+
+/** How far `prune` has come, and what it answers at its end. */
+export interface Pruning {
+  /** Accounts that it is done with. */
+  accounts: number
+  /** Usage records that were deleted. */
+  records: number
 }
 
 /** Accounts of prepaid credits in PostgreSQL. Every method throws UnavailableError where the database gives no answer. */
@@ -440,6 +461,13 @@ export interface Credits {
   once<E extends keyof CreditsEvents> (event: E, listener: CreditsListener<E>): void
   /** Ends what `on` or `once` began. Throws InvalidInputError. */
   off<E extends keyof CreditsEvents> (event: E, listener: CreditsListener<E>): void
+  /**
+   * Deletes the usage records of all accounts from before a time, in small batches, with the closed holds and the events
+   * of then. Balances and daily usage stay, and so does what `reconcile` checks; a statement opens with the balance after
+   * the last change that is gone. A record that was refunded since then stays until its refunds are as old. Several
+   * processes may prune at once; one that was interrupted is repeated. Throws InvalidInputError.
+   */
+  prune (input: PruneInput): Promise<Pruning>
 }
 
 /** A ledger without Fastify. */

@@ -2,18 +2,20 @@
 import Fastify from 'fastify'
 import fastifyPostgres from '@fastify/postgres'
 import pg from 'pg'
-import credits, { createLedger, type DeductInput, type FastifyAiCreditsOptions } from '../../src/index.js'
+import credits, { createLedger, type FastifyAiCreditsOptions, type Ledger } from '../../src/index.js'
 import type { Outcome, Task } from './processes.js'
 
-process.on('message', async ({ connectionString, calls, options }: Task) => {
-  process.send!(await (calls ? deductAll(connectionString, calls) : startGateway(connectionString, options)))
+process.on('message', async ({ connectionString, calls, prune, options }: Task) => {
+  process.send!(await (calls
+    ? withLedger(connectionString, ledger => calls.map(call => ledger.deduct(call)))
+    : prune ? withLedger(connectionString, ledger => [ledger.prune(prune)]) : startGateway(connectionString, options)))
 })
 process.send!('ready')
 
-async function deductAll (connectionString: string, calls: DeductInput[]) {
+async function withLedger (connectionString: string, work: (ledger: Ledger) => Promise<Outcome>[]) {
   const pool = new pg.Pool({ connectionString, max: 10 })
   const ledger = createLedger(pool, { timeout: 60_000 })
-  const outcomes = await Promise.all(calls.map(call => ledger.deduct(call).catch(failure)))
+  const outcomes = await Promise.all(work(ledger).map(call => call.catch(failure)))
   await pool.end()
   return outcomes
 }

@@ -4,17 +4,18 @@ import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import { build } from 'tsup'
-import type { DeductInput, Deduction, FastifyAiCreditsOptions } from '../../src/index.js'
+import type { DeductInput, Deduction, FastifyAiCreditsOptions, PruneInput, Pruning } from '../../src/index.js'
 
-/** What a process is to do: deducts all at once, or a start of a gateway. */
+/** What a process is to do: deducts all at once, pruning, or a start of a gateway. */
 export interface Task {
   connectionString: string
   calls?: DeductInput[]
+  prune?: Pick<PruneInput, 'before' | 'batch'>
   options?: FastifyAiCreditsOptions
 }
 
 /** What came of one call, or of a start. */
-export type Outcome = Partial<Deduction> & {
+export type Outcome = Partial<Deduction> & Partial<Pruning> & {
   error?: { statusCode: number | undefined, code: string | undefined, message: string }
 }
 

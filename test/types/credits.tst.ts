@@ -5,7 +5,7 @@ import { describe, expect, test } from 'tstyche'
 import {
   createLedger, IdempotencyConflictError, InsufficientCreditsError, InvalidInputError, UnavailableError,
   type Balance, type Credits, type CreditsEvents, type CreditsListener, type Deduction, type DeductedEvent, type History,
-  type HistoryEntry, type Ledger, type Queryable, type Quote
+  type HistoryEntry, type Ledger, type Pruning, type Queryable, type Quote
 } from '../../src/index.js'
 
 declare const fastify: FastifyInstance
@@ -16,7 +16,7 @@ declare const pglite: PGlite
 declare const adapter: { query (text: string, values?: unknown[]): Promise<{ rows: unknown[] }> }
 declare const ledger: Ledger
 
-const { deduct, balance, history } = fastify.credits
+const { deduct, balance, history, prune } = fastify.credits
 
 describe('fastify.credits', () => {
   test('is on every instance', () => {
@@ -129,6 +129,26 @@ describe('events', () => {
     expect(on).type.not.toBeCallableWith('deduct', () => {})
     expect(on).type.not.toBeCallableWith('deducted')
     expect(on).type.not.toBeCallableWith('low', (event: DeductedEvent) => event)
+  })
+})
+
+describe('prune', () => {
+  test('takes a time, and may take a batch and a listener', () => {
+    expect(prune).type.toBeCallableWith({ before: new Date() })
+    expect(prune).type.toBeCallableWith({ before: '2024-01-01T00:00:00Z', batch: 100, onProgress: () => {} })
+    expect(prune).type.toBeCallableWith({ before: new Date(), onProgress: async ({ records }: Pruning) => records })
+  })
+
+  test('refuses what is missing, of another type, or unknown', () => {
+    expect(prune).type.not.toBeCallableWith()
+    expect(prune).type.not.toBeCallableWith({})
+    expect(prune).type.not.toBeCallableWith({ before: 0 })
+    expect(prune).type.not.toBeCallableWith({ before: new Date(), userId: 'ann' })
+  })
+
+  test('answers how much it did', () => {
+    expect(prune({ before: new Date() })).type.toBe<Promise<Pruning>>()
+    expect<Pruning>().type.toBe<{ accounts: number, records: number }>()
   })
 })
 
