@@ -32,7 +32,7 @@ export async function buildGateway (
 }
 
 /** Options that the database of this run needs. */
-export const defaults: FastifyAiCreditsOptions = pglite ? { prepare: false } : {}
+export const defaults: FastifyAiCreditsOptions = pglite || process.env.TEST_PREPARE === 'off' ? { prepare: false } : {}
 
 /** Sends a deduct to the default prefix. */
 export async function postDeduct (app: FastifyInstance, body: object, headers: Record<string, string> = {}) {

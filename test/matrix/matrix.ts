@@ -1,0 +1,110 @@
+// Runs the tests on every version of Node.js with every database, and prints a table of what passed.
+//
+// npm run test:matrix [-- --node=20,22 --database=16,pglite,pgbouncer --quick | --full]
+//
+// Without --full a cell runs the behaviour of the ledger and of the routes, which takes a minute or two; with --quick a
+// few files of it. Binaries come from npm; PgBouncer is tried where it is installed.
+import { spawn } from 'node:child_process'
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { delimiter, join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { findNode } from './node.js'
+import { startPgbouncer } from './pgbouncer.js'
+
+const root = fileURLToPath(new URL('../../', import.meta.url))
+const cache = join(root, 'node_modules', '.cache', 'fastify-ai-credits-matrix')
+
+const { values: { node, database, quick, full } } = parseArgs({
+  options: {
+    node: { type: 'string', default: '20,22,24,26' },
+    database: { type: 'string', default: '14,15,16,17,18,pglite,pgbouncer' },
+    quick: { type: 'boolean', default: false },
+    full: { type: 'boolean', default: false }
+  }
+})
+
+const QUICK = ['deduct', 'history', 'holds', 'idempotency', 'migrate', 'prune', 'reconcile', 'refunds']
+// Of versions they say nothing, or they take minutes.
+const LONG = ['coverage', 'readme', 'pglite', 'unavailable', 'options', 'openapi']
+const PGBOUNCER = '18' // the PostgreSQL behind it
+
+interface Result { passed: number, total: number, failures: string[], seconds: number }
+
+const results = new Map<string, Result | string>()
+await mkdir(cache, { recursive: true })
+for (const version of node.split(',')) {
+  for (const on of database.split(',')) {
+    const result = await runCell(version, on)
+    results.set(`${version} ${on}`, result)
+    print(`Node ${version}, ${nameOf(on)}: ${describe(result)}`)
+  }
+}
+print(`\n| | ${database.split(',').map(nameOf).join(' | ')} |\n|---|${'---|'.repeat(database.split(',').length)}`)
+for (const version of node.split(',')) {
+  print(`| Node ${version} | ${database.split(',').map(on => describe(results.get(`${version} ${on}`)!)).join(' | ')} |`)
+}
+if ([...results.values()].some(result => typeof result === 'object' && !ok(result))) process.exitCode = 1
+
+async function runCell (version: string, on: string): Promise<Result | string> {
+  const bin = await findNode(version, cache)
+  if (on === 'pglite') return await runTests(bin, await files(/needs (a real server|no database)/), { TEST_PGLITE: '1', TEST_DATABASE_URL: '' })
+  if (on !== 'pgbouncer') return await runTests(bin, await files(/needs no database/), { TEST_POSTGRES_VERSION: on })
+  const bouncer = await startPgbouncer(PGBOUNCER)
+  if (bouncer === undefined) return 'not installed'
+  try {
+    // Tests with settings of the session, such as a clock of their own, or with named statements are not for it.
+    const unfit = /needs (a real server|no database)|Clocked|ledgerTest|onLedger|createLedger|Processes|buildHost/
+    return await runTests(bin, await files(unfit), { TEST_DATABASE_URL: bouncer.connectionString, TEST_PREPARE: 'off' })
+  } finally {
+    await bouncer.stop()
+  }
+}
+
+/** The test files of a cell, without those whose source says otherwise; none stand for all there are. */
+async function files (unfit: RegExp): Promise<string[]> {
+  const names = (await readdir(join(root, 'test'))).filter(name => name.endsWith('.test.ts')).map(name => name.slice(0, -8))
+  const chosen = names.filter(name => quick ? QUICK.includes(name) : full || !LONG.includes(name))
+  const sources = await Promise.all(chosen.map(name => readFile(join(root, 'test', `${name}.test.ts`), 'utf8')))
+  return chosen.filter((_, index) => !unfit.test(sources[index]!)).map(name => `test/${name}.test.ts`)
+}
+
+async function runTests (bin: string, tests: string[], settings: Record<string, string>): Promise<Result> {
+  const started = performance.now()
+  const env = { ...process.env, ...settings, PATH: `${bin}${delimiter}${process.env.PATH}` }
+  const tap = join(root, 'node_modules', 'tap', 'dist', 'esm', 'run.mjs')
+  // All files there are, with what their folders hold: only on a server, where tap's own choice is right.
+  const chosen = full && settings.TEST_POSTGRES_VERSION !== undefined ? [] : tests
+  const child = spawn(join(bin, 'node'), [tap, '--disable-coverage', '--reporter=tap', '--timeout=600', ...chosen],
+    { cwd: root, env, stdio: ['ignore', 'pipe', 'inherit'] })
+  const output = await text(child.stdout!)
+  await writeFile(join(cache, 'last-run.tap'), output)
+  const [, total = 0, passed = 0] = /^# \{ total: (\d+), pass: (\d+)/m.exec(output) ?? []
+  return {
+    passed: Number(passed),
+    total: Number(total),
+    failures: [...output.matchAll(/^ *not ok \d+ - (.*)$/gm)].map(([, name]) => name!),
+    seconds: (performance.now() - started) / 1000
+  }
+}
+
+function ok ({ passed, total, failures }: Result) {
+  return failures.length === 0 && total > 0 && passed === total
+}
+
+function describe (result: Result | string) {
+  if (typeof result === 'string') return result
+  const { passed, total, failures, seconds } = result
+  return ok(result)
+    ? `${total} passed in ${seconds.toFixed(0)} s`
+    : `FAILED ${total - passed} of ${total}: ${failures.join('; ') || 'the run itself'}`
+}
+
+function nameOf (on: string) {
+  return { pglite: 'PGlite', pgbouncer: `PgBouncer, PostgreSQL ${PGBOUNCER}` }[on] ?? `PostgreSQL ${on}`
+}
+
+function print (line: string) {
+  process.stdout.write(`${line}\n`)
+}
