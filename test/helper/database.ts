@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
 import pg from 'pg'
 import type { Test } from 'tap'
+import { migrations } from '../../src/sql/index.js'
 import { startPglite } from './pglite.js'
 import { sharedConnectionString } from './shared-server.js'
 
@@ -11,6 +13,7 @@ export const pglite = process.env.TEST_PGLITE !== undefined
 export async function createDatabase (t: Test): Promise<string> {
   const { connectionString, drop } = pglite ? await startPglite() : await createOnServer()
   t.teardown(drop)
+  if (process.env.TEST_PARTITIONED !== undefined) await migratePartitioned(connectionString)
   return connectionString
 }
 
@@ -22,6 +25,15 @@ export function createPool (t: Test, connectionString: string, options: pg.PoolC
     if (!pool.ending) await pool.end()
   })
   return pool
+}
+
+/** The script that partitions the usage records by month. */
+export const partitionScript = new URL('../../docs/partition-usage.sql', import.meta.url)
+
+// All migrations and the script: what a test's ledger then finds is to behave as without the script.
+async function migratePartitioned (connectionString: string) {
+  for (const { sql } of migrations) await query(connectionString, sql)
+  await query(connectionString, await readFile(partitionScript, 'utf8'))
 }
 
 async function createOnServer () {

@@ -19,7 +19,7 @@ const cache = join(root, 'node_modules', '.cache', 'fastify-ai-credits-matrix')
 const { values: { node, database, quick, full } } = parseArgs({
   options: {
     node: { type: 'string', default: '20,22,24,26' },
-    database: { type: 'string', default: '14,15,16,17,18,pglite,pgbouncer' },
+    database: { type: 'string', default: '14,15,16,17,18,pglite,pgbouncer,partitioned' },
     quick: { type: 'boolean', default: false },
     full: { type: 'boolean', default: false }
   }
@@ -50,6 +50,8 @@ if ([...results.values()].some(result => typeof result === 'object' && !ok(resul
 async function runCell (version: string, on: string): Promise<Result | string> {
   const bin = await findNode(version, cache)
   if (on === 'pglite') return await runTests(bin, await files(/needs (a real server|no database)/), { TEST_PGLITE: '1', TEST_DATABASE_URL: '' })
+  // These begin with other tables than the partitioned ones.
+  if (on === 'partitioned') return await runTests(bin, await files(/needs no database|originalTables|migrations/), { TEST_PARTITIONED: '1' })
   if (on !== 'pgbouncer') return await runTests(bin, await files(/needs no database/), { TEST_POSTGRES_VERSION: on })
   const bouncer = await startPgbouncer(PGBOUNCER)
   if (bouncer === undefined) return 'not installed'
@@ -102,7 +104,7 @@ function describe (result: Result | string) {
 }
 
 function nameOf (on: string) {
-  return { pglite: 'PGlite', pgbouncer: `PgBouncer, PostgreSQL ${PGBOUNCER}` }[on] ?? `PostgreSQL ${on}`
+  return { pglite: 'PGlite', partitioned: 'usage partitioned by month', pgbouncer: `PgBouncer, PostgreSQL ${PGBOUNCER}` }[on] ?? `PostgreSQL ${on}`
 }
 
 function print (line: string) {
