@@ -25,7 +25,7 @@ const { values: { node, database, quick, full } } = parseArgs({
   }
 })
 
-const QUICK = ['deduct', 'history', 'holds', 'idempotency', 'migrate', 'prune', 'reconcile', 'refunds']
+const QUICK = ['deduct', 'holds', 'idempotency', 'migrate', 'prune', 'reconcile']
 // Of versions they say nothing, or they take minutes.
 const LONG = ['coverage', 'readme', 'pglite', 'unavailable', 'options', 'openapi']
 const PGBOUNCER = '18' // the PostgreSQL behind it
@@ -51,7 +51,7 @@ async function runCell (version: string, on: string): Promise<Result | string> {
   const bin = await findNode(version, cache)
   if (on === 'pglite') return await runTests(bin, await files(/needs (a real server|no database)/), { TEST_PGLITE: '1', TEST_DATABASE_URL: '' })
   // These begin with other tables than the partitioned ones.
-  if (on === 'partitioned') return await runTests(bin, await files(/needs no database|originalTables|migrations/), { TEST_PARTITIONED: '1' })
+  if (on === 'partitioned') return await runTests(bin, await files(/needs no database|originalTables|migrations|dumpSchema/), { TEST_PARTITIONED: '1' })
   if (on !== 'pgbouncer') return await runTests(bin, await files(/needs no database/), { TEST_POSTGRES_VERSION: on })
   const bouncer = await startPgbouncer(PGBOUNCER)
   if (bouncer === undefined) return 'not installed'
