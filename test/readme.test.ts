@@ -1,30 +1,36 @@
 // needs a real server
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile, writeFile } from 'node:fs/promises'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import ts from 'typescript'
-import { createDatabase } from './helper/database.js'
+import { createLedger } from '../src/index.js'
+import { createDatabase, createPool, partitionScript } from './helper/database.js'
 
-interface Block { line: number, language: string, code: string, run: boolean }
+interface Block { page: string, line: number, language: string, code: string, run: boolean }
 
-const markdown = await readFile(new URL('../README.md', import.meta.url), 'utf8')
-const blocks = blocksOf(markdown)
+const root = new URL('../', import.meta.url)
+const docs = (await readdir(new URL('docs/', root))).filter(name => name.endsWith('.md')).map(name => `docs/${name}`)
+const pages = await Promise.all(['README.md', ...docs].map(async page =>
+  ({ page, markdown: await readFile(new URL(page, root), 'utf8') })))
+const markdown = pages.map(({ markdown }) => markdown).join('\n')
+const blocks = pages.flatMap(({ page, markdown }) => blocksOf(page, markdown))
 const { scripts } = JSON.parse(await readFile(new URL('../package.json', import.meta.url), 'utf8'))
 
 // In the checkout, so that the package's own name leads to what was built of it.
 const folder = t.testdir()
-const fileOf = ({ line, language }: Block) => join(folder, `line-${line}.m${language}`)
+const nameOf = ({ page, line }: Block) => `${basename(page, '.md')}-line-${line}`
+const fileOf = (block: Block) => join(folder, `${nameOf(block)}.m${block.language}`)
 
 t.test('blocks are of a language that is tested here', async t => {
-  t.strictSame(blocks.filter(({ language }) => !['ts', 'js', 'sh', 'json'].includes(language)), [])
+  t.strictSame(blocks.filter(({ language }) => !['ts', 'js', 'sh', 'json', 'sql', 'sql partitioned'].includes(language)), [])
   t.ok(blocks.some(({ run }) => run))
 })
 
 t.test('JSON is well-formed', async t => {
-  for (const { code, line } of of('json')) t.doesNotThrow(() => JSON.parse(code), `line ${line}`)
+  for (const block of of('json')) t.doesNotThrow(() => JSON.parse(block.code), nameOf(block))
 })
 
 t.test('npm has the commands and scripts', async t => {
@@ -48,9 +54,20 @@ t.test('code compiles', async t => {
   t.strictSame(problems, [])
 })
 
+t.test('SQL runs on the tables of the ledger, and some of it on partitioned ones', async t => {
+  const pool = createPool(t, await createDatabase(t))
+  const ledger = createLedger(pool)
+  await ledger.migrate()
+  await ledger.deduct({ userId: 'ann', credits: 1, operation: 'chat' })
+  for (const block of of('sql')) await t.resolves(pool.query(block.code), nameOf(block))
+  await pool.query(await readFile(partitionScript, 'utf8'))
+  for (const block of of('sql partitioned')) await t.resolves(pool.query(block.code), nameOf(block))
+  t.match(await ledger.reconcile(), { ok: true })
+})
+
 for (const block of blocks.filter(({ run }) => run)) {
-  t.test(`line ${block.line} runs`, async t => {
-    const file = join(folder, `line-${block.line}.run.mjs`)
+  t.test(`${block.page}, line ${block.line} runs`, async t => {
+    const file = join(folder, `${nameOf(block)}.run.mjs`)
     const { outputText } = ts.transpileModule(block.code, { compilerOptions: { target: ts.ScriptTarget.ES2022 } })
     await writeFile(file, outputText)
     await run(t, file)
@@ -122,9 +139,10 @@ function of (...languages: string[]) {
 }
 
 /** The fenced blocks; `<!-- run -->` on the line before has one executed. */
-function blocksOf (markdown: string): Block[] {
+function blocksOf (page: string, markdown: string): Block[] {
   const fences = markdown.matchAll(/^(<!-- run -->\n+)?^```(.*)\n([^]*?)^```$/gm)
   return [...fences].map(([, marker = '', language, code], index, all) => ({
+    page,
     line: markdown.slice(0, all[index]!.index + marker.length).split('\n').length,
     language: language!,
     code: code!,

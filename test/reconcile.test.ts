@@ -1,7 +1,8 @@
 import t, { type Test } from 'tap'
 import type pg from 'pg'
-import type { Credits } from '../src/index.js'
+import { createLedger, type Credits } from '../src/index.js'
 import { buildGateway } from './helper/app.js'
+import { createPool, pglite } from './helper/database.js'
 import { dumpDatabase } from './helper/schema-dump.js'
 
 t.test('an account that nobody has is none to check', async t => {
@@ -145,6 +146,16 @@ t.test('it writes nothing, and settles nothing', async t => {
   const before = await dumpDatabase(pool)
   await credits.reconcile()
   t.equal(await dumpDatabase(pool), before)
+})
+
+// PGlite takes no options from a connection.
+t.test('it runs where nothing can be written, as on a replica', { skip: pglite }, async t => {
+  const { pool } = await accounts(t)
+  const url = new URL(pool.options.connectionString!)
+  url.searchParams.set('options', '-c default_transaction_read_only=on')
+  const ledger = createLedger(createPool(t, url.href))
+  t.match(await ledger.reconcile(), { ok: true, accounts: 3 })
+  await t.rejects(ledger.deduct({ userId: 'spender', credits: 1, operation: 'chat' }), { code: 'FST_CREDITS_UNAVAILABLE' })
 })
 
 t.test('malformed input is refused, with the field', async t => {
