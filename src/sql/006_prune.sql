@@ -87,7 +87,7 @@ begin atomic
     case when living.grants = 0 then account.total_credits else living.credits + hold.pinned end
       - (account.spent_before + account.used_credits - account.allocated),
     (select count(distinct entry.seq) from ai_credit_entries entry
-      where entry.user_id = account.user_id and entry.seq > gone.seq) + gone.seq,
+      where entry.user_id = account.user_id and entry.kind <> 'opening' and entry.seq > gone.seq) + gone.seq,
     account.seq
   from ai_credits account,
     lateral (
@@ -134,7 +134,7 @@ begin
   select least(seq, first_seq + p_limit) into last_seq from ai_credits where user_id = p_user_id;
   last_seq := coalesce((
     select seq - 1 from ai_credit_entries
-    where user_id = p_user_id and seq > first_seq and seq <= last_seq and created_at >= p_before
+    where user_id = p_user_id and kind <> 'opening' and seq > first_seq and seq <= last_seq and created_at >= p_before
     order by seq limit 1), last_seq);
   entries := last_seq - first_seq;
   records := 0;
@@ -235,7 +235,7 @@ begin
     exit when accounts = 1000;
     if account.seq > account.pruned_seq and not exists (
       select from ai_credit_entries
-      where user_id = next and seq = account.pruned_seq + 1 and created_at >= p_before
+      where user_id = next and kind <> 'opening' and seq = account.pruned_seq + 1 and created_at >= p_before
     ) then
       if holding then
         perform from ai_credits where user_id = next for update skip locked;
