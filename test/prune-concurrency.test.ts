@@ -74,7 +74,7 @@ t.test('an account that stays locked is an outage, and what came before it is do
   for (const userId of ['a', 'b', 'c']) await ledger.deduct(charge(userId))
   await at(february)
   const unlock = await lock(pool, 'b')
-  const hasty = createLedger(createPool(t, connectionString), { timeout: 300 })
+  const hasty = createLedger(createPool(t, connectionString), { timeout: 2000 })
   const progress: object[] = []
   const onProgress = (step: object) => { progress.push(step) }
   await t.rejects(hasty.prune({ before, onProgress }), { statusCode: 503, code: 'FST_CREDITS_UNAVAILABLE' })
