@@ -28,8 +28,8 @@ t.test('a ledger needs a pool and nothing else', async t => {
 t.test('it has the methods of the contract and no others', async t => {
   const { ledger } = await migrated(t)
   t.strictSame(Object.keys(ledger).sort(), [
-    'balance', 'capture', 'close', 'deduct', 'extend', 'grant', 'history', 'hold', 'migrate', 'prune', 'reconcile',
-    'refund', 'release', 'revoke', 'setAllowance', 'setOverdraft', 'statement'
+    'balance', 'capture', 'close', 'deduct', 'extend', 'grant', 'history', 'hold', 'migrate', 'off', 'on', 'once', 'prune',
+    'quote', 'reconcile', 'refund', 'release', 'revoke', 'setAllowance', 'setOverdraft', 'statement'
   ])
   t.strictSame(Object.keys(await ledger.history()).sort(), ['cursor', 'entries'])
 })
