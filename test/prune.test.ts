@@ -72,6 +72,24 @@ pruneTest('a key is answered until its record is gone, and charged anew afterwar
   t.match(await credits.deduct({ ...keyed, credits: 8 }), { replayed: false, balance: { used: 15 } })
 })
 
+t.test('charges by usage go, too, and those that stay keep what they were computed from', onLedger(january,
+  { allowance: 1000, prices: { chat: { per: { words: 2 } } }, priceVersion: 'may' }, async (t, { credits, at }) => {
+    const priced = (words: number, idempotencyKey?: string) =>
+      credits.deduct({ userId: 'ann', operation: 'chat', usage: { words }, idempotencyKey })
+    await priced(0)
+    await priced(5, 'k')
+    const hold = await credits.hold({ ...charge, credits: 20 })
+    await credits.capture(hold.id, { operation: 'chat', usage: { words: 3 } })
+    await at(february)
+    await priced(4)
+    const statement = await credits.statement('ann')
+    t.strictSame(await credits.prune({ before }), { accounts: 1, records: 3 })
+    t.strictSame((await credits.statement('ann')).entries, [opening(statement, 4), statement.entries[5]])
+    t.match(statement.entries[5], { priceVersion: 'may', usage: { words: 4 } })
+    await t.rejects(credits.capture(hold.id, { operation: 'chat', usage: { words: 3 } }), missing)
+    t.match(await priced(6, 'k'), { replayed: false, credits: 12, balance: { used: 36 } })
+  }))
+
 pruneTest('a record that is gone cannot be refunded', async (t, { credits, at }) => {
   const { id } = await credits.deduct({ ...charge, idempotencyKey: 'k' })
   await at(february)
