@@ -64,6 +64,7 @@ t.test('a statement timeout that a statement cannot keep: 503 in time, tried a f
     create trigger dawdle before insert on ai_credit_usage for each row when (new.user_id = 'ann') execute function dawdle()`)
   await alter(admin, "set statement_timeout to '500ms'")
   await terminateOthers(admin)
+  while (app.pg.pool.totalCount > 0) await sleep(5) // else a call may be sent on a connection that is about to end
   const calls = ['ann', 'bob', 'cleo', 'ann'].map(userId => app.credits.deduct({ ...charge, userId }))
   t.match(await Promise.allSettled(calls), [
     { reason: { ...unavailable } }, { value: { userId: 'bob' } }, { value: { userId: 'cleo' } }, { reason: unavailable }
