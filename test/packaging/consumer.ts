@@ -62,8 +62,7 @@ async function extract (tarball: string, folder: string) {
 }
 
 // As npm would, but without a network: the dependencies that the package names, and those of its peers that are not
-// optional. Links are
-// followed to the checkout, so only what the package itself imports is put to the test.
+// optional. Links are followed to the checkout, so only what the package itself imports is put to the test.
 async function linkDependencies (installed: string, modules: string) {
   const { dependencies, peerDependencies, peerDependenciesMeta } = JSON.parse(await readFile(join(installed, 'package.json'), 'utf8'))
   const peers = Object.keys(peerDependencies).filter(name => !peerDependenciesMeta[name]?.optional)
