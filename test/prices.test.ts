@@ -1,3 +1,4 @@
+// needs no database
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { openPriceBook } from '../src/ledger/prices/book.js'
