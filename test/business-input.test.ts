@@ -1,3 +1,4 @@
+// refused before the database is asked
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { Credits } from '../src/index.js'

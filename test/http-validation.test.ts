@@ -1,3 +1,4 @@
+// refused before the database is asked
 import { request as httpRequest } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'

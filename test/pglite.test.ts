@@ -8,9 +8,9 @@ import { writeImage } from './helper/pglite.js'
 
 const folder = new URL('./', import.meta.url)
 // This file is among them: it is not to run itself.
-const marker = /^\/\/ needs (a real server|no database)$/m
+const marker = /^\/\/ needs (a real server|no database)$|^\/\/ refused before the database is asked$/m
 
-const timeout = 600_000
+const timeout = 900_000
 const image = join(t.testdir(), 'pglite.tar')
 const env = { ...process.env, TEST_PGLITE: '1', TEST_PGLITE_IMAGE: image }
 t.jobs = Math.max(1, Math.floor(availableParallelism() / 2))

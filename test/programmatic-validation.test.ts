@@ -1,3 +1,4 @@
+// refused before the database is asked
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { buildGateway } from './helper/app.js'
@@ -63,9 +64,9 @@ t.test('deduct refuses what is no object with its fields', async t => {
     ['no argument', [], 'input'], ['undefined', [undefined], 'input'], ['null', [null], 'input'],
     ['a string', ['ann'], 'input'], ['a number', [100], 'input'],
     ['a BigInt', [1n], 'input'], ['a symbol', [Symbol('x')], 'input'], ['a function', [() => charge], 'input'],
-    ['an array', [[charge]], 'input'], ['a Map', [new Map(Object.entries(charge))], 'credits'],
-    ['an empty object', [{}], 'credits'],
-    ['a promise', [Promise.resolve(charge)], 'credits'], ['no operation', [{ credits: 1 }], 'operation'],
+    ['an array', [[charge]], 'input'], ['a Map', [new Map(Object.entries(charge))], 'operation'],
+    ['an empty object', [{}], 'operation'],
+    ['a promise', [Promise.resolve(charge)], 'operation'], ['no credits', [{ operation: 'chat' }], 'credits'], ['no operation', [{ credits: 1 }], 'operation'],
     ['a user id first', ['ann', charge], 'input']
   ]
   await refused(t, 'deduct', values)

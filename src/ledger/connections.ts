@@ -78,15 +78,21 @@ export class Connections {
   }
 
   private async ask (deadline: number) {
+    let connection: Connection
     try {
-      return await this.connect(deadline)
+      connection = await this.connect(deadline)
     } catch (error) {
       this.asked--
+      this.answered()
       throw error
-    } finally {
-      this.unanswered--
-      this.next()
     }
+    this.answered()
+    return connection
+  }
+
+  private answered () {
+    this.unanswered--
+    this.next()
   }
 
   // Without a limit, a connection that a silent server never answers for keeps its place in the pool for good. pg reads

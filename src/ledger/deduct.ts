@@ -21,7 +21,8 @@ interface Charge {
 /** Spends credits now. */
 export async function deduct (context: Context, input: DeductInput | PricedDeductInput): Promise<Deduction> {
   const { userId: named, credits: asked, usage, operation, metadata = {}, idempotencyKey = null, client } = checkDeduct(input)
-  if ((asked === undefined) === (usage === undefined)) throw new InvalidInputError('credits', 'or usage is required, and not both')
+  if (asked === undefined && usage === undefined) throw new InvalidInputError('credits', 'is required, or usage in its place')
+  if (asked !== undefined && usage !== undefined) throw new InvalidInputError('credits', 'must not be given together with usage')
   const userId = resolveUserId(named, context.options.defaultUser)
   const quote = usage === undefined ? undefined : context.options.prices.quote(operation, usage)
   const credits = quote?.credits ?? asked!

@@ -7,7 +7,7 @@ import t from 'tap'
 import { build } from 'tsup'
 import { createLedger } from '../../src/index.js'
 import { defaults } from '../helper/app.js'
-import { createDatabase, createPool } from '../helper/database.js'
+import { createDatabase, createPool, pglite } from '../helper/database.js'
 import { buildCharged, reconciles, until } from '../helper/charging.js'
 
 t.test('a stream that outlives its hold extends it', async t => {
@@ -29,6 +29,33 @@ t.test('a stream that outlives its hold extends it', async t => {
   await answer
   t.match(await gateway.settled('ann'), { used: 30 })
   t.strictSame(gateway.lines, [])
+  await reconciles(t, gateway)
+})
+
+t.test('where the database is away for a while, the hold is extended as soon as it is back', { skip: pglite }, async t => {
+  let end = () => {}
+  const gateway = await buildCharged(t, app => {
+    app.get('/', { config: { credits: { operation: 'chat', hold: 500, ttl: 2000 } } }, async ({ credits }) =>
+      Readable.from((async function * () {
+        credits!.use(30)
+        yield 'x'
+        await new Promise<void>(resolve => { end = resolve })
+      })()))
+  }, { options: { timeout: 300 } })
+  const answer = gateway.ask('ann', '/')
+  const { pool } = gateway.app.pg
+  await until(() => pool.query('select from ai_credit_holds'), ({ rows }) => rows.length > 0)
+  const client = await pool.connect()
+  await client.query("begin; select from ai_credits where user_id = 'ann' for update")
+  await until(() => gateway.lines, ({ length }) => length > 0)
+  await client.query('rollback')
+  client.release()
+  t.match(gateway.lines[0], { msg: /could not be extended/, err: { code: 'FST_CREDITS_UNAVAILABLE' }, userId: 'ann' })
+  const extended = "select from ai_credit_holds where expires_at > created_at + interval '3 seconds'"
+  await until(() => pool.query(extended), ({ rows }) => rows.length > 0)
+  end()
+  await answer
+  t.match(await gateway.settled('ann'), { used: 30 })
   await reconciles(t, gateway)
 })
 

@@ -119,16 +119,17 @@ export class Charge {
   // A promise of our own, as calling `then` twice runs some thenables twice.
   private async follow (result: PromiseLike<unknown>) {
     this.atWork++
+    let payload: unknown
     try {
-      const payload = await result
-      this.answeredNothing = payload === undefined
-      return payload
+      payload = await result
     } catch (error) {
       this.threw = true
-      throw error
-    } finally {
       this.endOfWork()
+      throw error
     }
+    this.answeredNothing = payload === undefined
+    this.endOfWork()
+    return payload
   }
 
   private endOfWork () {

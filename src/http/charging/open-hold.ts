@@ -82,19 +82,24 @@ export class OpenHold {
   }
 
   private async persist (about: object, call: () => Promise<void>) {
-    const { log, gaveUp } = this.keeper
-    for (let pause = FIRST_PAUSE; ; pause = Math.min(pause * 2, LONGEST_PAUSE)) {
-      try {
-        return await call()
-      } catch (err) {
-        const wait = pause * (0.5 + Math.random())
-        if (gaveUp()) return // it is in the log
-        if (!(err instanceof UnavailableError) || performance.now() + wait >= this.lapsesAt) {
-          return log.error({ err, ...this.names, ...about }, 'A charged request could not be settled')
-        }
+    let pause = FIRST_PAUSE
+    while (!await this.attempt(about, call, pause)) pause = Math.min(pause * 2, LONGEST_PAUSE)
+  }
+
+  // Answers whether that was the last attempt.
+  private async attempt (about: object, call: () => Promise<void>, pause: number): Promise<boolean> {
+    try {
+      await call()
+    } catch (err) {
+      if (this.keeper.gaveUp()) return true // it is in the log
+      const wait = pause * (0.5 + Math.random())
+      if (err instanceof UnavailableError && performance.now() + wait < this.lapsesAt) {
         await sleep(wait, undefined, { ref: false })
+        return false
       }
+      this.keeper.log.error({ err, ...this.names, ...about }, 'A charged request could not be settled')
     }
+    return true
   }
 
   private extendIn (milliseconds: number) {
