@@ -8,11 +8,11 @@ export interface Arguments {
   rounds: number
   /** How long one measurement lasts. */
   seconds: number
-  /** Measure calls of the process alone, or HTTP alone. */
+  /** Measure calls of the process alone, HTTP alone, or of HTTP a charged route and an uncharged one. */
   only: string | undefined
 }
 
-/** Reads the command line: --json --rounds=3 --seconds=1 --only=programmatic|http. */
+/** Reads the command line: --json --rounds=3 --seconds=1 --only=programmatic|http|charging. */
 export function readArguments (): Arguments {
   const { values } = parseArgs({
     options: {

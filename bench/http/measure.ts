@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type { Measurement } from '../load.js'
 import type { Result } from '../results.js'
-import { gateways, type Gateway } from './gateways.js'
+import type { Gateway } from './gateways.js'
 
 const CONNECTIONS = [1, 64, 128, 256]
 
@@ -34,7 +34,8 @@ const run = promisify(execFile)
 
 /** Measures requests from another process, all gateways in turn in each round. */
 export async function measureHttp (
-  createDatabase: (name: string) => Promise<string>, rounds: number, seconds: number, progress: (text: string) => void
+  createDatabase: (name: string) => Promise<string>, gateways: Gateway[], rounds: number, seconds: number,
+  progress: (text: string) => void
 ): Promise<Result[]> {
   const running: Running[] = []
   for (const gateway of gateways) {
