@@ -11,7 +11,8 @@ import type {
 } from './types.js'
 import { judge } from './verdict.js'
 
-const DEFAULT_TTL = 15 * 60_000
+/** How long a hold lives where nothing else is said, in milliseconds. */
+export const DEFAULT_TTL = 15 * 60_000
 
 const asked = { what: 'hold' }
 

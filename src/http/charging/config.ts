@@ -2,6 +2,7 @@ import { Type } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { InvalidOptionError } from '../../errors.js'
 import { Callable, compile, CreditsOrNone, field, MetadataField, Operation, Ttl } from '../../ledger/fields.js'
+import { DEFAULT_TTL } from '../../ledger/hold.js'
 import type { Metadata } from '../../ledger/metadata.js'
 import type { PriceBook } from '../../ledger/prices/book.js'
 import type { Usage } from '../../ledger/prices/types.js'
@@ -87,8 +88,6 @@ const problemOf = compile(Type.Object({
   capture: Type.Optional(oneOf('after', 'before')),
   onUnavailable: Type.Optional(oneOf('refuse', 'allow'))
 }, { additionalProperties: false }))
-
-const DEFAULT_TTL = 15 * 60_000
 
 /** What of the plugin's options a plan depends on. */
 export interface PlanOptions extends Pick<FastifyAiCreditsOptions, 'identify' | 'defaultUser'> {
