@@ -6,8 +6,8 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { build } from 'tsup'
 import { createLedger, type CaptureInput, type Credits, type Ledger } from '../src/index.js'
-import { createClockedDatabase } from './helper/clock.js'
-import { createDatabase, createPool } from './helper/database.js'
+import { createClockedLedgerDatabase } from './helper/clock.js'
+import { createLedgerDatabase, createPool } from './helper/database.js'
 
 const hold = { userId: 'ann', credits: 1, operation: 'chat' }
 const closed = 'FST_CREDITS_HOLD_CLOSED'
@@ -205,11 +205,11 @@ t.test('a process that is killed among its holds leaks nothing after the ttl', a
 })
 
 async function ledger (t: Test, allowance: number) {
-  return { ...await open(t, await createDatabase(t), allowance) }
+  return { ...await open(t, await createLedgerDatabase(t), allowance) }
 }
 
 async function clockedLedger (t: Test, allowance: number) {
-  const { connectionString, setClock } = await createClockedDatabase(t, '2030-01-01T00:00:00Z')
+  const { connectionString, setClock } = await createClockedLedgerDatabase(t, '2030-01-01T00:00:00Z')
   return { ...await open(t, connectionString, allowance), setClock }
 }
 

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { createLedger, type Queryable } from '../src/index.js'
 import { buildGateway, defaults } from './helper/app.js'
-import { createDatabase, createPool, pglite } from './helper/database.js'
+import { createDatabase, createLedgerDatabase, createPool, pglite } from './helper/database.js'
 
 const charge = { userId: 'ann', credits: 10, operation: 'chat' }
 // What waits for another session needs one: PGlite has none.
@@ -80,7 +80,7 @@ t.test('all that is needed of a client is a method query', async t => {
 })
 
 t.test('a pool of one is enough, also for a ledger that has not been used yet', async t => {
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   await createLedger(createPool(t, connectionString), ledgerOptions).migrate()
   const pool = createPool(t, connectionString, { max: 1 })
   const ledger = createLedger(pool, ledgerOptions)
@@ -101,7 +101,7 @@ t.test('a ledger that has not been used yet checks the client\'s database', asyn
 })
 
 t.test('a closed ledger charges nothing through a client either', async t => {
-  const pool = createPool(t, await createDatabase(t))
+  const pool = createPool(t, await createLedgerDatabase(t))
   const ledger = createLedger(pool, ledgerOptions)
   await ledger.migrate()
   await ledger.close()

@@ -2,7 +2,7 @@
 import t, { type Test } from 'tap'
 import type pg from 'pg'
 import { createLedger, type DeductInput } from '../src/index.js'
-import { createDatabase, createPool } from './helper/database.js'
+import { createLedgerDatabase, createPool } from './helper/database.js'
 import { startProcesses, type Outcome } from './helper/processes.js'
 
 const inProcesses = await startProcesses(t, 20)
@@ -55,7 +55,7 @@ t.test('many keys, each from every process, are charged once each', async t => {
 
 for (const isolation of ['read committed', 'repeatable read', 'serializable']) {
   t.test(`twenty processes that start at once on an empty database all succeed (${isolation})`, async t => {
-    const connectionString = await createDatabase(t)
+    const connectionString = await createLedgerDatabase(t)
     const pool = createPool(t, connectionString)
     await setDefaultIsolation(pool, isolation)
     const starts = await inProcesses(repeat(20, { connectionString, options: { sampleData: true } }))
@@ -67,7 +67,7 @@ for (const isolation of ['read committed', 'repeatable read', 'serializable']) {
 
 for (const isolation of ['read committed', 'repeatable read', 'serializable']) {
   t.test(`ledgers that settle the time zone at once agree (${isolation})`, async t => {
-    const connectionString = await createDatabase(t)
+    const connectionString = await createLedgerDatabase(t)
     const pool = createPool(t, connectionString)
     await createLedger(pool).migrate()
     await setDefaultIsolation(pool, isolation)
@@ -87,7 +87,7 @@ async function setDefaultIsolation (pool: pg.Pool, isolation: string) {
 }
 
 async function migrated (t: Test) {
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   const pool = createPool(t, connectionString)
   await createLedger(pool).migrate()
   return { connectionString, pool }

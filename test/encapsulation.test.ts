@@ -4,7 +4,7 @@ import Fastify from 'fastify'
 import fp from 'fastify-plugin'
 import credits from '../src/index.js'
 import { buildHost, defaults, getBalance } from './helper/app.js'
-import { createDatabase } from './helper/database.js'
+import { createLedgerDatabase } from './helper/database.js'
 
 const one = { credits: 1, operation: 'chat' }
 
@@ -30,7 +30,7 @@ t.test('several registrations, each with its own prefix, database, default user 
   const host = Fastify()
   t.teardown(() => host.close())
   for (const [name, allowance] of [['red', 100], ['blue', 200]] as const) {
-    const connectionString = await createDatabase(t)
+    const connectionString = await createLedgerDatabase(t)
     await host.register(async gateway => {
       await gateway.register(fastifyPostgres, { connectionString })
       await gateway.register(credits, { ...defaults, prefix: `/${name}`, defaultUser: name, allowance })
@@ -47,13 +47,13 @@ t.test('a named instance of @fastify/postgres', async t => {
   const host = Fastify()
   t.teardown(() => host.close())
   await host.register(fastifyPostgres, { connectionString: 'postgres://nobody@127.0.0.1:1/unused' })
-  await host.register(fastifyPostgres, { connectionString: await createDatabase(t), name: 'billing' })
+  await host.register(fastifyPostgres, { connectionString: await createLedgerDatabase(t), name: 'billing' })
   await host.register(credits, { ...defaults, pg: 'billing' })
   t.equal((await getBalance(host)).available, 10000)
 })
 
 t.test('a connection string of the plugin\'s own leaves the host\'s fastify.pg alone', async t => {
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   const host = Fastify()
   await host.register(credits, { ...defaults, connectionString })
   await host.register(fastifyPostgres, { connectionString })
@@ -65,7 +65,7 @@ t.test('a connection string of the plugin\'s own leaves the host\'s fastify.pg a
 })
 
 t.test('what the plugin opened it closes', async t => {
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   const host = Fastify()
   await host.register(credits, { ...defaults, connectionString })
   const { credits: decorated } = host

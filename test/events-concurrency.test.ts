@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { build } from 'tsup'
 import { createLedger, type LedgerOptions } from '../src/index.js'
-import { createDatabase, createPool } from './helper/database.js'
+import { createLedgerDatabase, createPool } from './helper/database.js'
 
 const ann = { userId: 'ann', operation: 'chat' }
 const names = ['low', 'exhausted', 'deducted', 'refused'] as const
@@ -30,7 +30,7 @@ const source = `
 
 t.test('of 200 deducts from two processes, one process crosses each threshold, and one exhausts', async t => {
   const options = { allowance: 150, low: [100, '10%'] } satisfies LedgerOptions
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   await createLedger(createPool(t, connectionString), options).migrate()
   const children = await startProcesses(t, 2)
   const heard = await Promise.all(children.map(async child => {
@@ -42,7 +42,7 @@ t.test('of 200 deducts from two processes, one process crosses each threshold, a
 })
 
 t.test('up and down from two ledgers at once: each crossing that the statement shows is told of once', async t => {
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   const options: LedgerOptions = { allowance: 100, low: [60, '40%'], timeout: 60_000 }
   const ledgers = [1, 2].map(() => createLedger(createPool(t, connectionString, { max: 5 }), options))
   await ledgers[0]!.migrate()
@@ -72,7 +72,7 @@ t.test('up and down from two ledgers at once: each crossing that the statement s
 })
 
 t.test('where transactions are strict by default, what was due is told of as well', async t => {
-  const url = new URL(await createDatabase(t))
+  const url = new URL(await createLedgerDatabase(t))
   url.searchParams.set('options', '-c default_transaction_isolation=serializable')
   const ledger = createLedger(createPool(t, url.href), { low: [95] })
   await ledger.migrate()

@@ -5,7 +5,7 @@ import t from 'tap'
 import { createLedger, type Credits, type FastifyAiCreditsOptions } from '../src/index.js'
 import { buildGateway } from './helper/app.js'
 import { ledgerTest, start } from './helper/business.js'
-import { createClockedDatabase } from './helper/clock.js'
+import { createClockedLedgerDatabase } from './helper/clock.js'
 import { createDatabase, createPool, pglite } from './helper/database.js'
 import { eventNames, hear } from './helper/hear.js'
 
@@ -325,7 +325,7 @@ t.test('captures that cannot be read are reported, and the rest is told of', asy
 })
 
 t.test('every crossing that a statement shows was told of once, and no other', async t => {
-  const { connectionString, setClock } = await createClockedDatabase(t, start)
+  const { connectionString, setClock } = await createClockedLedgerDatabase(t, start)
   const options: FastifyAiCreditsOptions = { allowance: { credits: 60, every: 'day', rollover: { max: 20 } }, low: [40, '30%', 0] }
   const { credits } = await buildGateway(t, options, { connectionString })
   const seed = Number(process.env.EVENTS_SEED ?? 5)

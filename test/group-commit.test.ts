@@ -6,7 +6,7 @@ import { createLedger, type LedgerOptions } from '../src/index.js'
 import { Database } from '../src/ledger/database.js'
 import { openHoldAccounts } from '../src/ledger/hold-accounts.js'
 import { buildGateway, postDeduct } from './helper/app.js'
-import { createDatabase, createPool } from './helper/database.js'
+import { createLedgerDatabase, createPool } from './helper/database.js'
 
 const unavailable = { statusCode: 503, code: 'FST_CREDITS_UNAVAILABLE' }
 const charge = (userId: string, credits = 1) => ({ userId, credits, operation: 'chat' })
@@ -387,7 +387,7 @@ t.test('keys are looked up in their index, also by a session that began on empty
 
 /** A ledger on a pool of its own, and the names of the statements it sends. */
 async function open (t: Test, options: LedgerOptions = {}, poolOptions: pg.PoolConfig = {}) {
-  const pool = createPool(t, await createDatabase(t), poolOptions)
+  const pool = createPool(t, await createLedgerDatabase(t), poolOptions)
   const statements = Object.assign([] as string[], {
     async sent (count: number) {
       while (statements.length < count) await sleep(5)

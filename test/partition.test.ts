@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import t, { type Test } from 'tap'
-import { partitionScript } from './helper/database.js'
 import { onLedger, type ClockedLedger } from './helper/clocked-ledger.js'
+import { partitionScript } from './helper/templates.js'
 
 const charge = { userId: 'ann', credits: 7, operation: 'chat' }
 

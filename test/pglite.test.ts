@@ -1,8 +1,6 @@
 // needs a real server
 import { readdir, readFile } from 'node:fs/promises'
-import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { writeImage } from './helper/pglite.js'
 
@@ -11,18 +9,18 @@ const folder = new URL('./', import.meta.url)
 const marker = /^\/\/ needs (a real server|no database)$|^\/\/ refused before the database is asked$/m
 
 const timeout = 900_000
-const image = join(t.testdir(), 'pglite.tar')
-const env = { ...process.env, TEST_PGLITE: '1', TEST_PGLITE_IMAGE: image }
-t.jobs = Math.max(1, Math.floor(availableParallelism() / 2))
 // The first for this process, the second for the test runner, whose limit is meant for a single file.
 t.setTimeout(timeout)
 t.comment(`timeout=${timeout}`)
 
-// The behaviour of the ledger is the same on PGlite. What needs more than its one backend says so with the marker.
+// The behaviour of the ledger is the same on PGlite. What needs more than its one backend says so with the marker. All in
+// this process: loading the code once more for each file takes longer than many of them do.
+const image = join(t.testdir(), 'pglite.tar')
 await writeImage(image)
+Object.assign(process.env, { TEST_PGLITE: '1', TEST_PGLITE_IMAGE: image })
 for (const name of await behaviourTests()) {
-  const args = [...process.execArgv, fileURLToPath(new URL(name, folder))]
-  t.spawn(process.execPath, args, { env, buffered: true, timeout: 120_000 }, `${name} on PGlite`)
+  t.comment(`test/${name}, on PGlite`)
+  await import(new URL(name, folder).href)
 }
 
 async function behaviourTests (): Promise<string[]> {

@@ -3,7 +3,7 @@ import t from 'tap'
 import type { Ledger, PricedCaptureInput, PricedDeductInput, Prices, Usage } from '../src/index.js'
 import { buildGateway } from './helper/app.js'
 import { onLedger } from './helper/clocked-ledger.js'
-import { createDatabase } from './helper/database.js'
+import { createLedgerDatabase } from './helper/database.js'
 
 const start = '2024-05-01T12:00:00.000Z'
 
@@ -116,7 +116,7 @@ t.test('a shortfall counts in credits', onLedger(start, { ...options, allowance:
 }))
 
 t.test('priced and plain calls share a statement, each with its own verdict and record', async t => {
-  const app = await buildGateway(t, options, { connectionString: await createDatabase(t) })
+  const app = await buildGateway(t, options, { connectionString: await createLedgerDatabase(t) })
   const { credits } = app
   const userId = 'ann'
   const hold = () => credits.hold({ userId, credits: 10, operation: 'chat' })

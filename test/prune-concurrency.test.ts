@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import t, { type Test } from 'tap'
 import { createLedger, type LedgerOptions } from '../src/index.js'
-import { createClockedDatabase } from './helper/clock.js'
+import { createClockedLedgerDatabase } from './helper/clock.js'
 import { createPool } from './helper/database.js'
 import { startProcesses } from './helper/processes.js'
 
@@ -103,7 +103,7 @@ t.test('it reads what it deletes, and little else', async t => {
 })
 
 async function open (t: Test, options: LedgerOptions = {}) {
-  const { connectionString, setClock } = await createClockedDatabase(t, january)
+  const { connectionString, setClock } = await createClockedLedgerDatabase(t, january)
   const pool = createPool(t, connectionString)
   const ledger = createLedger(pool, { allowance: 1_000_000, timeout: 60_000, ...options })
   await ledger.migrate()

@@ -7,7 +7,8 @@ import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import ts from 'typescript'
 import { createLedger } from '../src/index.js'
-import { createDatabase, createPool, partitionScript } from './helper/database.js'
+import { createDatabase, createPool } from './helper/database.js'
+import { partitionScript } from './helper/templates.js'
 
 interface Block { page: string, line: number, language: string, code: string, run: boolean }
 

@@ -6,7 +6,7 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import t, { type Test } from 'tap'
 import credits, { createLedger, type FastifyAiCreditsOptions } from '../src/index.js'
 import { buildGateway, defaults, postDeduct, type GatewaySettings } from './helper/app.js'
-import { createDatabase, createPool } from './helper/database.js'
+import { createLedgerDatabase, createPool } from './helper/database.js'
 
 const hostile = [
   "'; drop table ai_credits; --", "' or '1'='1", "\\'; select 1; --", '"; drop table ai_credits; --', '$1', '$$; drop table ai_credits; $$',
@@ -76,7 +76,7 @@ t.test('SQL in any argument of any method is text', async t => {
 })
 
 t.test('SQL in an option is text, or refused', async t => {
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   const pool = createPool(t, connectionString)
   for (const sql of hostile) {
     const ledger = createLedger(pool, { ...defaults, defaultUser: sql })
@@ -202,7 +202,7 @@ function nothingLeaks (t: Test, text: string, what: string) {
 }
 
 t.test('a failing database tells its own log, and neither the client nor the gateway\'s log, what was asked', async t => {
-  const connectionString = new URL(await createDatabase(t))
+  const connectionString = new URL(await createLedgerDatabase(t))
   connectionString.password = SECRET
   const { app, log } = await buildLogged(t, {}, { connectionString: connectionString.href })
   const body = { ...PARAMETERS, credits: 1 }
@@ -227,7 +227,7 @@ t.test('a failing database tells its own log, and neither the client nor the gat
 })
 
 t.test('a lost connection is logged without what the connection knows', async t => {
-  const connectionString = new URL(await createDatabase(t))
+  const connectionString = new URL(await createLedgerDatabase(t))
   connectionString.password = SECRET
   const { app, log } = await buildLogged(t, {}, { connectionString: connectionString.href })
   await app.credits.deduct({ userId: PARAMETERS.user_id, operation: PARAMETERS.operation, credits: 1 })

@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import { createLedger, type Ledger, type LedgerOptions } from '../src/index.js'
 import { Emitter } from '../src/ledger/emitter.js'
 import { openTelemetry } from '../src/ledger/telemetry.js'
-import { createDatabase, createPool, pglite } from './helper/database.js'
+import { createLedgerDatabase, createPool, pglite } from './helper/database.js'
 import { hear } from './helper/hear.js'
 
 const ann = { userId: 'ann', operation: 'chat' }
@@ -118,7 +118,7 @@ t.test('an error without a code is told by its name', async t => {
 })
 
 async function open (t: Test, options: LedgerOptions = {}): Promise<Ledger> {
-  const ledger = createLedger(createPool(t, await createDatabase(t)), { prepare: !pglite, ...options })
+  const ledger = createLedger(createPool(t, await createLedgerDatabase(t)), { prepare: !pglite, ...options })
   await ledger.migrate()
   return ledger
 }

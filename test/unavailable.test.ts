@@ -7,7 +7,7 @@ import type pg from 'pg'
 import t, { type Test } from 'tap'
 import { createLedger } from '../src/index.js'
 import { buildGateway, postDeduct } from './helper/app.js'
-import { createDatabase, createPool } from './helper/database.js'
+import { createLedgerDatabase, createPool } from './helper/database.js'
 import { startPostgres } from './helper/postgres.js'
 
 const charge = { userId: 'ann', credits: 10, operation: 'chat' }
@@ -83,7 +83,7 @@ t.test('a server that accepts and never answers is 503 in time, at start and in 
 })
 
 t.test('a server that freezes is 503 in time, at start and in a call', async t => {
-  const { pool, freeze } = poolThatFreezes(createPool(t, await createDatabase(t)))
+  const { pool, freeze } = poolThatFreezes(createPool(t, await createLedgerDatabase(t)))
   const ledger = createLedger(pool, { timeout: 500 })
   await ledger.migrate()
   freeze()
@@ -125,7 +125,7 @@ t.test('a call without a key whose connection is terminated is 503, as it may ha
 })
 
 t.test('a connection that is cut in flight ends its call and nothing else', async t => {
-  const direct = await createDatabase(t)
+  const direct = await createLedgerDatabase(t)
   const other = createPool(t, direct)
   const { connectionString, cut } = await cuttable(t, direct)
   const app = await buildGateway(t, {}, { connectionString })
@@ -190,7 +190,7 @@ t.test('other errors of the database are 503 at once', async t => {
 })
 
 t.test('a deadlock with the host is sent again', async t => {
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   const other = createPool(t, connectionString)
   // The first to have waited this long is rolled back: the call, not the host.
   await alterDatabase(other, "deadlock_timeout to '2s'")
@@ -224,7 +224,7 @@ t.test('without its server every call is 503; with it again, all is as before', 
 
 for (const isolation of ['repeatable read', 'serializable']) {
   t.test(`exact where ${isolation} is the default`, async t => {
-    const connectionString = await createDatabase(t)
+    const connectionString = await createLedgerDatabase(t)
     await alterDatabase(createPool(t, connectionString), `default_transaction_isolation to '${isolation}'`)
     const apps = [await buildGateway(t, { allowance: 300 }, { connectionString }), await buildGateway(t, { allowance: 300 }, { connectionString })]
     // Their own transactions are not, as one that waited would not see what it waited for.
@@ -241,7 +241,7 @@ for (const isolation of ['repeatable read', 'serializable']) {
   })
 
   t.test(`duplicates of a key are charged once where ${isolation} is the default`, async t => {
-    const connectionString = await createDatabase(t)
+    const connectionString = await createLedgerDatabase(t)
     await alterDatabase(createPool(t, connectionString), `default_transaction_isolation to '${isolation}'`)
     const { credits } = await buildGateway(t, {}, { connectionString })
     const answers = await Promise.all(Array.from({ length: 50 }, () => credits.deduct({ ...charge, idempotencyKey: 'k' })))
@@ -253,7 +253,7 @@ for (const isolation of ['repeatable read', 'serializable']) {
 }
 
 t.test('a failure inside our own transaction leaves none open', async t => {
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   await alterDatabase(createPool(t, connectionString), "default_transaction_isolation to 'serializable'")
   const app = await buildGateway(t, {}, { connectionString, pool: { max: 1 } })
   await failWith(app, '23514', 1)
@@ -263,7 +263,7 @@ t.test('a failure inside our own transaction leaves none open', async t => {
 })
 
 t.test('a COMMIT that was answered with ROLLBACK is no success', async t => {
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   const pool = createPool(t, connectionString, { max: 1 })
   await alterDatabase(pool, "default_transaction_isolation to 'serializable'")
   const ledger = createLedger(createPool(t, connectionString), { timeout: 5000 })
@@ -282,7 +282,7 @@ t.test('a COMMIT that was answered with ROLLBACK is no success', async t => {
 })
 
 t.test('a database that is read-only is 503', async t => {
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   await (await buildGateway(t, {}, { connectionString })).credits.deduct(charge)
   await alterDatabase(createPool(t, connectionString), 'default_transaction_read_only to on')
   const app = await buildGateway(t, {}, { connectionString })

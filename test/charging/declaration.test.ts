@@ -3,7 +3,7 @@ import fp from 'fastify-plugin'
 import t from 'tap'
 import credits from '../../src/index.js'
 import { buildGateway, buildHost, defaults } from '../helper/app.js'
-import { createDatabase } from '../helper/database.js'
+import { createLedgerDatabase } from '../helper/database.js'
 import { until } from '../helper/charging.js'
 
 const video = { operation: 'video', cost: 100 }
@@ -131,7 +131,7 @@ t.test('registrations in sibling contexts, each with its own database', async t 
   t.teardown(() => host.close())
   const settled: (() => Promise<unknown>)[] = []
   for (const name of ['red', 'blue']) {
-    const connectionString = await createDatabase(t)
+    const connectionString = await createLedgerDatabase(t)
     await host.register(async context => {
       await context.register(credits, { ...defaults, prefix: `/${name}`, defaultUser: name, connectionString })
       context.get(`/${name}`, { config }, async ({ credits }) => credits!.userId)

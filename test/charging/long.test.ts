@@ -7,7 +7,7 @@ import t from 'tap'
 import { build } from 'tsup'
 import { createLedger } from '../../src/index.js'
 import { defaults } from '../helper/app.js'
-import { createDatabase, createPool, pglite } from '../helper/database.js'
+import { createLedgerDatabase, createPool, pglite } from '../helper/database.js'
 import { buildCharged, reconciles, until } from '../helper/charging.js'
 
 t.test('a stream that outlives its hold extends it', async t => {
@@ -79,7 +79,7 @@ t.test('a hold that was closed meanwhile is not extended, and the log says so', 
 })
 
 t.test('the process dying leaves a hold that lapses', async t => {
-  const connectionString = await createDatabase(t)
+  const connectionString = await createLedgerDatabase(t)
   const outDir = t.testdir()
   await build({
     entry: { gateway: fileURLToPath(new URL('../helper/charged-process.ts', import.meta.url)) },

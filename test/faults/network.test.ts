@@ -4,7 +4,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import credits, { createLedger, type FastifyAiCreditsOptions } from '../../src/index.js'
 import { buildGateway } from '../helper/app.js'
-import { createDatabase, createPool } from '../helper/database.js'
+import { createLedgerDatabase, createPool } from '../helper/database.js'
 import { cuts, Proxy } from './proxy.js'
 import { charge, checkRecovered, checkUnavailable, unavailable } from './rest.js'
 
@@ -116,7 +116,7 @@ t.test('a server that stops answering, and that nothing tells from a slow one: a
 })
 
 t.test('the same on a pool of the plugin\'s own', async t => {
-  const direct = await createDatabase(t)
+  const direct = await createLedgerDatabase(t)
   const proxy = await Proxy.open(t, direct)
   const app = Fastify()
   t.teardown(() => app.close())
@@ -155,7 +155,7 @@ t.test('a server that goes away in the moment it has let somebody in', async t =
 })
 
 t.test('a pool that tells nothing of itself, and one that has a limit of its own', async t => {
-  const pool = createPool(t, await createDatabase(t), { max: 5, connectionTimeoutMillis: 60_000 })
+  const pool = createPool(t, await createLedgerDatabase(t), { max: 5, connectionTimeoutMillis: 60_000 })
   const wrapped = { connect: () => pool.connect(), on: () => {} }
   for (const one of [wrapped, pool]) {
     const ledger = createLedger(one, { timeout: 20_000 })
@@ -172,7 +172,7 @@ t.test('a pool that tells nothing of itself, and one that has a limit of its own
 
 // A gateway that reaches its database by way of a proxy.
 async function open (t: Test, options: FastifyAiCreditsOptions = {}): Promise<{ app: FastifyInstance, proxy: Proxy, direct: string }> {
-  const direct = await createDatabase(t)
+  const direct = await createLedgerDatabase(t)
   const proxy = await Proxy.open(t, direct)
   const app = await buildGateway(t, options, { connectionString: proxy.connectionString })
   t.teardown(() => proxy.cutAll()) // before the gateway closes: its pool waits for silent connections

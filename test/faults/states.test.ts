@@ -8,14 +8,14 @@ import { promisify } from 'node:util'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { buildGateway } from '../helper/app.js'
-import { createDatabase, createPool } from '../helper/database.js'
+import { createLedgerDatabase, createPool } from '../helper/database.js'
 import { handOver, temporaryFolder } from '../helper/unprivileged.js'
 import { charge, checkRecovered, checkUnavailable, unavailable } from './rest.js'
 
 const run = promisify(execFile)
 
 t.test('a server that turns read-only, and back', async t => {
-  const direct = await createDatabase(t)
+  const direct = await createLedgerDatabase(t)
   const admin = createPool(t, `${direct}&options=-c%20default_transaction_read_only%3Doff`)
   const app = await buildGateway(t, {}, { connectionString: direct, pool: { max: 3 } })
   await app.credits.deduct(charge)
@@ -32,7 +32,7 @@ t.test('a server that turns read-only, and back', async t => {
 })
 
 t.test('out of connections', async t => {
-  const direct = await createDatabase(t)
+  const direct = await createLedgerDatabase(t)
   const admin = createPool(t, direct)
   const user = await limitedUser(t, admin, 2)
   const connectionString = String(Object.assign(new URL(direct), { username: user }))
@@ -53,7 +53,7 @@ t.test('out of connections', async t => {
 })
 
 t.test('a statement timeout that a statement cannot keep: 503 in time, tried a few times, and its neighbours go on', async t => {
-  const direct = await createDatabase(t)
+  const direct = await createLedgerDatabase(t)
   const app = await buildGateway(t, { timeout: 4000 }, { connectionString: direct })
   await Promise.all(['ann', 'bob', 'cleo'].map(user => app.credits.balance(user)))
   const admin = createPool(t, direct)
@@ -78,7 +78,7 @@ t.test('a statement timeout that a statement cannot keep: 503 in time, tried a f
 
 for (const sqlState of ['40001', '40P01', '57014']) {
   t.test(`what always fails with ${sqlState} is tried a few times, and not more`, async t => {
-    const direct = await createDatabase(t)
+    const direct = await createLedgerDatabase(t)
     const app = await buildGateway(t, { timeout: 1600 }, { connectionString: direct })
     await app.pg.query(`
       create sequence attempts;
@@ -96,7 +96,7 @@ for (const sqlState of ['40001', '40P01', '57014']) {
 }
 
 t.test('a table that somebody locks whole: 503 in time, and all is as before when it is free', async t => {
-  const direct = await createDatabase(t)
+  const direct = await createLedgerDatabase(t)
   const app = await buildGateway(t, { timeout: 700 }, { connectionString: direct })
   await app.credits.deduct({ ...charge, idempotencyKey: 'before' })
   const locker = await createPool(t, direct).connect()
@@ -111,7 +111,7 @@ t.test('a table that somebody locks whole: 503 in time, and all is as before whe
 })
 
 t.test('an account that somebody holds: calls on others do not feel it', async t => {
-  const direct = await createDatabase(t)
+  const direct = await createLedgerDatabase(t)
   const app = await buildGateway(t, { timeout: 3000 }, { connectionString: direct, pool: { max: 5 } })
   await app.credits.balance('ann')
   const locker = await createPool(t, direct).connect()
@@ -139,7 +139,7 @@ t.test('a full disk', async t => {
     t.pass('no file system can be mounted here')
     return
   }
-  const direct = await createDatabase(t)
+  const direct = await createLedgerDatabase(t)
   const admin = createPool(t, direct)
   const space = `space_${randomUUID().replaceAll('-', '')}`
   const app = await buildGateway(t, {}, { connectionString: direct })

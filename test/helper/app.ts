@@ -3,11 +3,11 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import type pg from 'pg'
 import type { Test } from 'tap'
 import credits, { type FastifyAiCreditsOptions } from '../../src/index.js'
-import { createDatabase, pglite } from './database.js'
+import { createLedgerDatabase, pglite } from './database.js'
 
 /** Settings of a test's gateway. */
 export interface GatewaySettings {
-  /** Default: a new, empty database. */
+  /** Default: a new database, for a ledger. */
   connectionString?: string
   server?: FastifyServerOptions
   pool?: pg.PoolConfig
@@ -15,7 +15,7 @@ export interface GatewaySettings {
 
 /** A Fastify instance with `@fastify/postgres`, closed after the test. */
 export async function buildHost (t: Test, settings: GatewaySettings = {}): Promise<FastifyInstance> {
-  const connectionString = settings.connectionString ?? await createDatabase(t)
+  const connectionString = settings.connectionString ?? await createLedgerDatabase(t)
   const app = Fastify(settings.server)
   t.teardown(() => app.close())
   await app.register(fastifyPostgres, { connectionString, max: 10, ...settings.pool })

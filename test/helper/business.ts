@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { Credits, FastifyAiCreditsOptions, Queryable } from '../../src/index.js'
 import { buildGateway } from './app.js'
-import { createClockedDatabase } from './clock.js'
+import { createClockedLedgerDatabase } from './clock.js'
 
 /** When a test of `ledgerTest` begins. */
 export const start = '2030-01-01T00:00:00.000Z'
@@ -22,7 +22,7 @@ export function ledgerTest (
   name: string, work: (t: Test, business: Business) => Promise<void>, options: FastifyAiCreditsOptions = {}
 ) {
   t.test(name, async t => {
-    const { connectionString, setClock } = await createClockedDatabase(t, start)
+    const { connectionString, setClock } = await createClockedLedgerDatabase(t, start)
     const app = await buildGateway(t, { allowance: 100, ...options }, { connectionString })
     await work(t, { app, credits: app.credits, setClock, transaction: (end, work) => transaction(app, end, work) })
     t.match(await app.credits.reconcile(), { ok: true, differences: [] }, 'every account reconciles')

@@ -1,6 +1,7 @@
 import type { Test } from 'tap'
 import pg from 'pg'
-import { createDatabase, pglite } from './database.js'
+import { clockedPath, clockSchema, withClock } from './clock-schema.js'
+import { createDatabase, createLedgerDatabase, pglite } from './database.js'
 
 /** A database whose clock the test sets. */
 export interface ClockedDatabase {
@@ -10,29 +11,28 @@ export interface ClockedDatabase {
   setClock: (time: string) => Promise<void>
 }
 
-/**
- * An empty database in which `statement_timestamp()` is what the test says. The product has no switch for this: a schema
- * that comes before pg_catalog in the search path of the test's connections has a function of that name.
- */
+/** A database in which `statement_timestamp()` is what the test says; it may have the ledger's tables already. */
+export async function createClockedLedgerDatabase (t: Test, time: string): Promise<ClockedDatabase> {
+  return await clocked(t, await createLedgerDatabase(t, 'clocked'), time)
+}
+
+/** The same, empty. */
 export async function createClockedDatabase (t: Test, time: string): Promise<ClockedDatabase> {
-  const plain = await createDatabase(t)
+  return await clocked(t, await createDatabase(t), time)
+}
+
+async function clocked (t: Test, plain: string, time: string): Promise<ClockedDatabase> {
   const client = new pg.Client({ connectionString: plain })
   client.on('error', () => {})
   await client.connect()
   t.teardown(() => client.end())
-  await client.query(`
-    create schema test_clock;
-    create table test_clock.clock (instant timestamptz not null);
-    insert into test_clock.clock values (now());
-    create function test_clock.statement_timestamp() returns timestamptz
-    language sql stable return (select instant from test_clock.clock);`)
+  const { rows: [{ present }] } = await client.query("select to_regclass('test_clock.clock') is not null as present")
+  if (!present) await client.query(clockSchema)
   const setClock = async (instant: string) => {
     await client.query('update test_clock.clock set instant = $1', [instant])
   }
   await setClock(time)
   // PGlite takes no options from a connection, and all connections share its one session.
-  if (pglite) await client.query('set search_path to test_clock, pg_catalog, public')
-  const url = new URL(plain)
-  url.searchParams.set('options', '-c search_path=test_clock,pg_catalog,public')
-  return { connectionString: url.href, setClock }
+  if (pglite) await client.query(`set search_path to ${clockedPath}`)
+  return { connectionString: withClock(plain), setClock }
 }

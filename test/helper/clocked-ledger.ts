@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import type { Test } from 'tap'
 import { createLedger, type Ledger, type LedgerOptions } from '../../src/index.js'
-import { createClockedDatabase } from './clock.js'
+import { createClockedLedgerDatabase } from './clock.js'
 import { createPool, pglite } from './database.js'
 
 /** A ledger on a database whose clock the test sets. */
@@ -20,7 +20,7 @@ export function onLedger (
   time: string, options: LedgerOptions, body: (t: Test, ledger: ClockedLedger) => Promise<void>
 ) {
   return async (t: Test) => {
-    const { connectionString, setClock } = await createClockedDatabase(t, time)
+    const { connectionString, setClock } = await createClockedLedgerDatabase(t, time)
     const pool = createPool(t, connectionString)
     const open = (options: LedgerOptions) => createLedger(pool, { prepare: !pglite, ...options })
     const credits = open(options)

@@ -1,20 +1,21 @@
 import { randomUUID } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
 import pg from 'pg'
 import type { Test } from 'tap'
-import { migrations } from '../../src/sql/index.js'
 import { startPglite } from './pglite.js'
 import { sharedConnectionString } from './shared-server.js'
+import { copyOf, type Template } from './templates.js'
 
 /** Whether this run tests on PGlite, which has one backend, instead of a PostgreSQL server. */
 export const pglite = process.env.TEST_PGLITE !== undefined
 
 /** Creates an empty database and answers its connection string; it is gone after the test and its later teardowns. */
 export async function createDatabase (t: Test): Promise<string> {
-  const { connectionString, drop } = pglite ? await startPglite() : await createOnServer()
-  t.teardown(drop)
-  if (process.env.TEST_PARTITIONED !== undefined) await migratePartitioned(connectionString)
-  return connectionString
+  return await create(t)
+}
+
+/** The same, and where it can be had the ledger's tables are there already: creating them takes longer than most tests. */
+export async function createLedgerDatabase (t: Test, template: Template = 'ledger'): Promise<string> {
+  return await create(t, template)
 }
 
 /** A pool that is ended after the test, and that a database going away does not make crash the process. */
@@ -27,29 +28,27 @@ export function createPool (t: Test, connectionString: string, options: pg.PoolC
   return pool
 }
 
-/** The script that partitions the usage records by month. */
-export const partitionScript = new URL('../../docs/partition-usage.sql', import.meta.url)
-
-// All migrations and the script: what a test's ledger then finds is to behave as without the script.
-async function migratePartitioned (connectionString: string) {
-  for (const { sql } of migrations) await query(connectionString, sql)
-  await query(connectionString, await readFile(partitionScript, 'utf8'))
+async function create (t: Test, template?: Template) {
+  const { connectionString, drop } = pglite ? await startPglite() : await createOnServer(template)
+  t.teardown(drop)
+  return connectionString
 }
 
-async function createOnServer () {
+async function createOnServer (template?: Template) {
   const server = await sharedConnectionString()
   const name = `test_${randomUUID().replaceAll('-', '')}`
-  await query(server, `create database ${name}`)
+  await withClient(server, async client => client.query(`create database ${name}${await copyOf(client, template)}`))
   const url = new URL(server)
   url.pathname = name
-  return { connectionString: url.href, drop: () => query(server, `drop database ${name} with (force)`) }
+  const drop = () => withClient(server, client => client.query(`drop database ${name} with (force)`))
+  return { connectionString: url.href, drop }
 }
 
-async function query (connectionString: string, sql: string): Promise<void> {
+async function withClient (connectionString: string, work: (client: pg.Client) => Promise<unknown>): Promise<void> {
   const client = new pg.Client({ connectionString })
   await client.connect()
   try {
-    await client.query(sql)
+    await work(client)
   } finally {
     await client.end()
   }

@@ -3,7 +3,7 @@ import assert from 'node:assert'
 import fc from 'fast-check'
 import t from 'tap'
 import { createLedger, type Ledger, type StatementEntry } from '../../src/index.js'
-import { createClockedDatabase } from '../helper/clock.js'
+import { createClockedLedgerDatabase } from '../helper/clock.js'
 import { createPool } from '../helper/database.js'
 import {
   callOf, concurrentCommand, option, quietCommand, start, step, type Call, type Command, type Known, type Option
@@ -22,7 +22,7 @@ t.comment(`timeout=${timeout}`)
 // The database measures by the test's clock how long a call waits for a lock, and that clock jumps by days.
 const ELEVEN_DAYS = 1_000_000_000
 
-const { connectionString, setClock } = await createClockedDatabase(t, '2026-01-01T00:00:00Z')
+const { connectionString, setClock } = await createClockedLedgerDatabase(t, '2026-01-01T00:00:00Z')
 const pools = Array.from({ length: 4 }, () => createPool(t, connectionString, { max: 4 }))
 await createLedger(pools[0]!).migrate()
 let sequences = 0

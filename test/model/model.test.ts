@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { createLedger, type Ledger, type StatementEntry } from '../../src/index.js'
 import { defaults } from '../helper/app.js'
-import { createClockedDatabase } from '../helper/clock.js'
+import { createClockedLedgerDatabase } from '../helper/clock.js'
 import { createPool } from '../helper/database.js'
 import { callOf, command, option, prelude, start, type Call, type Command, type Known, type Option } from './commands.js'
 import { Ids } from './ids.js'
@@ -30,7 +30,7 @@ const timeout = 60_000 + runs * 500
 t.setTimeout(timeout)
 t.comment(`timeout=${timeout}`)
 
-const { connectionString, setClock } = await createClockedDatabase(t, '2026-01-01T00:00:00Z')
+const { connectionString, setClock } = await createClockedLedgerDatabase(t, '2026-01-01T00:00:00Z')
 const pool = createPool(t, connectionString)
 await createLedger(pool, defaults).migrate()
 

@@ -1,0 +1,47 @@
+import { readFile } from 'node:fs/promises'
+import pg from 'pg'
+import { migrations } from '../../src/sql/index.js'
+import { clockSchema, withClock } from './clock-schema.js'
+
+/** A database with the ledger's tables, of which tests on the run's own server get copies; `clocked` is on the test's clock. */
+export type Template = 'ledger' | 'clocked'
+
+const fileCopySince = 150_000
+let version: number | undefined
+
+/** The script that partitions the usage records by month. */
+export const partitionScript = new URL('../../docs/partition-usage.sql', import.meta.url)
+
+/** Makes the databases to copy on a new server, with partitioned usage records if this run is about those. */
+export async function createTemplates (server: string): Promise<void> {
+  for (const template of ['ledger', 'clocked'] as const) {
+    await run(server, `create database ${nameOf(template)}`)
+    const url = new URL(server)
+    url.pathname = nameOf(template)
+    if (template === 'clocked') await run(url.href, clockSchema)
+    const scripts = migrations.map(({ sql }) => sql)
+    if (process.env.TEST_PARTITIONED !== undefined) scripts.push(await readFile(partitionScript, 'utf8'))
+    await run(template === 'clocked' ? withClock(url.href) : url.href, ...scripts)
+  }
+}
+
+/** What `create database` needs to copy the template, if this server has it, and to be quick about it. */
+export async function copyOf (client: pg.Client, template: Template | undefined): Promise<string> {
+  version ??= (await client.query("select current_setting('server_version_num')::integer as version")).rows[0].version
+  const own = process.env.TEST_DATABASE_URL === undefined
+  return (own && template ? ` template ${nameOf(template)}` : '') + (version! >= fileCopySince ? ' strategy file_copy' : '')
+}
+
+function nameOf (template: Template): string {
+  return `template_${template}`
+}
+
+async function run (connectionString: string, ...scripts: string[]): Promise<void> {
+  const client = new pg.Client({ connectionString })
+  await client.connect()
+  try {
+    for (const script of scripts) await client.query(script)
+  } finally {
+    await client.end()
+  }
+}
