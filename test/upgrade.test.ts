@@ -134,7 +134,7 @@ t.test('no charge fails or is lost while the tables are upgraded', { skip: pglit
     }))
     const credits = await upgrade(createPool(t, connectionString))
     const before = calls
-    t.strictSame(new Set((await charging).map(({ status }) => status)), new Set(['fulfilled']))
+    t.strictSame((await charging).flatMap(end => end.status === 'rejected' ? [String(end.reason)] : []), [])
     t.ok(before < calls, 'charges went on after the upgrade')
     t.strictSame((await pool.query('select sum(used_credits)::integer as used from ai_credits')).rows, [{ used: 1501 }])
     t.match(await credits.reconcile(), { ok: true, accounts: 20 })

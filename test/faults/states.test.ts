@@ -8,7 +8,7 @@ import { promisify } from 'node:util'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { buildGateway } from '../helper/app.js'
-import { createLedgerDatabase, createPool } from '../helper/database.js'
+import { createDatabase, createLedgerDatabase, createPool } from '../helper/database.js'
 import { handOver, temporaryFolder } from '../helper/unprivileged.js'
 import { charge, checkRecovered, checkUnavailable, unavailable } from './rest.js'
 
@@ -32,7 +32,7 @@ t.test('a server that turns read-only, and back', async t => {
 })
 
 t.test('out of connections', async t => {
-  const direct = await createLedgerDatabase(t)
+  const direct = await createDatabase(t)
   const admin = createPool(t, direct)
   const user = await limitedUser(t, admin, 2)
   const connectionString = String(Object.assign(new URL(direct), { username: user }))

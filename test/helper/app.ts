@@ -3,11 +3,11 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import type pg from 'pg'
 import type { Test } from 'tap'
 import credits, { type FastifyAiCreditsOptions } from '../../src/index.js'
-import { createLedgerDatabase, pglite } from './database.js'
+import { createDatabase, createLedgerDatabase, pglite } from './database.js'
 
 /** Settings of a test's gateway. */
 export interface GatewaySettings {
-  /** Default: a new database, for a ledger. */
+  /** Default: a new database; a host's is empty. */
   connectionString?: string
   server?: FastifyServerOptions
   pool?: pg.PoolConfig
@@ -15,7 +15,7 @@ export interface GatewaySettings {
 
 /** A Fastify instance with `@fastify/postgres`, closed after the test. */
 export async function buildHost (t: Test, settings: GatewaySettings = {}): Promise<FastifyInstance> {
-  const connectionString = settings.connectionString ?? await createLedgerDatabase(t)
+  const connectionString = settings.connectionString ?? await createDatabase(t)
   const app = Fastify(settings.server)
   t.teardown(() => app.close())
   await app.register(fastifyPostgres, { connectionString, max: 10, ...settings.pool })
@@ -26,7 +26,8 @@ export async function buildHost (t: Test, settings: GatewaySettings = {}): Promi
 export async function buildGateway (
   t: Test, options: FastifyAiCreditsOptions = {}, settings: GatewaySettings = {}
 ): Promise<FastifyInstance> {
-  const app = await buildHost(t, settings)
+  const connectionString = settings.connectionString ?? await createLedgerDatabase(t)
+  const app = await buildHost(t, { ...settings, connectionString })
   await app.register(credits, { ...defaults, ...options })
   return app
 }
