@@ -5,12 +5,18 @@ import { PGLiteSocketServer } from '@electric-sql/pglite-socket'
 // Room for several pools of pg's default size: it refuses, rather than delays, a connection too many.
 const maxConnections = 50
 
+// What a session has compiled of functions that are gone is never forgotten, and every change of the schema goes through
+// it: after so many tests another database is faster than emptying this one.
+const maxTests = 20
+
 let image: Promise<Blob> | undefined
+const tests = new Map<PGlite, number>()
 const idle = new Map<PGlite, NodeJS.Timeout>()
 
 /** Starts an empty PGlite in memory behind a port of the loopback interface. */
 export async function startPglite () {
   const db = takeIdle() ?? await create()
+  tests.set(db, (tests.get(db) ?? 0) + 1)
   const server = new PGLiteSocketServer({ db, port: 0, maxConnections })
   await server.start()
   const drop = async () => {
@@ -27,11 +33,12 @@ async function create (): Promise<PGlite> {
 
 // Emptying a database takes a tenth of the time that starting another one does.
 async function recycle (db: PGlite): Promise<void> {
+  if (tests.get(db)! >= maxTests) return await close(db)
   try {
     for (const statement of await cleaning(db)) await db.exec(statement)
     keepIdle(db)
   } catch {
-    await db.close()
+    await close(db)
   }
 }
 
@@ -39,8 +46,13 @@ async function recycle (db: PGlite): Promise<void> {
 function keepIdle (db: PGlite): void {
   idle.set(db, setTimeout(async () => {
     idle.delete(db)
-    await db.close()
+    await close(db)
   }, 500))
+}
+
+async function close (db: PGlite): Promise<void> {
+  tests.delete(db)
+  await db.close()
 }
 
 function takeIdle (): PGlite | undefined {
