@@ -8,6 +8,10 @@ begin;
 select pg_advisory_xact_lock(hashtextextended('fastify-ai-credits', 0));
 insert into ai_credit_migrations (id) values (4);
 
+-- Waits for the calls that are under way, which have an account locked, and keeps others from beginning: one that began
+-- with records of the old shape could not hand them to the functions below.
+lock table ai_credits in access exclusive mode;
+
 alter table ai_credit_usage
   add column price_version varchar,  -- of a charge by usage: the version of the price book
   add column quantities jsonb;       -- and what it was computed from; a charge of so many credits has neither
