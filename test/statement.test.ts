@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import type { Balance, Credits, RecurringAllowance, StatementEntry } from '../src/index.js'
 import { buildGateway } from './helper/app.js'
 import { onLedger } from './helper/clocked-ledger.js'
-import { createLedgerDatabase, createPool } from './helper/database.js'
+import { createDatabase, createPool } from './helper/database.js'
 import { originalTables } from './helper/original-tables.js'
 
 const daily: RecurringAllowance = { credits: 10, every: 'day' }
@@ -231,7 +231,7 @@ t.test('the sample data has a statement', async t => {
 })
 
 t.test('an account of the original tables has one, from the balance that its records leave', async t => {
-  const connectionString = await createLedgerDatabase(t)
+  const connectionString = await createDatabase(t)
   await createPool(t, connectionString).query(`${originalTables}
     insert into ai_credits values
       ('ann', 5000, 300, '2024-01-02', '2024-02-03'), ('more', 100, 70, '2024-01-02', '2024-02-03'),
