@@ -1,3 +1,4 @@
+// about HTTP, not the database
 import { parse } from 'node:querystring'
 import Fastify, {
   type FastifyError, type FastifyInstance, type FastifyReply, type FastifyServerOptions, type InjectOptions

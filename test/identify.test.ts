@@ -1,3 +1,4 @@
+// about HTTP, not the database
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import credits, { type Identity } from '../src/index.js'

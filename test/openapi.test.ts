@@ -1,3 +1,4 @@
+// about HTTP, not the database
 import { execFile } from 'node:child_process'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

@@ -6,7 +6,7 @@ import { writeImage } from './helper/pglite.js'
 
 const folder = new URL('./', import.meta.url)
 // This file is among them: it is not to run itself.
-const marker = /^\/\/ needs (a real server|no database)$|^\/\/ refused before the database is asked$/m
+const marker = /^\/\/ (needs (a real server|no database)|refused before the database is asked|about HTTP, not the database)$/m
 
 const timeout = 900_000
 // The first for this process, the second for the test runner, whose limit is meant for a single file.
