@@ -17,8 +17,8 @@ export const HOT = 'hot'
 export const anyUser = () => `user${Math.floor(Math.random() * ACCOUNTS)}`
 
 /** A PostgreSQL server of the benchmark's own, as durable as PostgreSQL is by default. */
-export async function startServer () {
-  const server = await startPostgres({ settings: { fsync: 'on', synchronous_commit: 'on', max_connections: 600 } })
+export async function startServer (settings: Record<string, string> = {}) {
+  const server = await startPostgres({ settings: { fsync: 'on', synchronous_commit: 'on', max_connections: 600, ...settings } })
   return {
     stop: () => server.stop(),
     /** Creates an empty database, and answers its connection string. */

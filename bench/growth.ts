@@ -1,5 +1,5 @@
 // Shows that a deduct and a look at the history cost the same whatever was written before.
-// npm run bench:growth [-- --json --rounds=3 --records=10000,1000000,10000000]
+// npm run bench:growth [-- --json --rounds=3 --records=10000,1000000,10000000 --shared-buffers=128MB]
 import { parseArgs } from 'node:util'
 import type { FastifyInstance } from 'fastify'
 import { charge } from './contenders/contender.js'
@@ -19,7 +19,8 @@ const { values } = parseArgs({
   options: {
     json: { type: 'boolean', default: false },
     rounds: { type: 'string', default: '3' },
-    records: { type: 'string', default: '10000,1000000,10000000' }
+    records: { type: 'string', default: '10000,1000000,10000000' },
+    'shared-buffers': { type: 'string', default: '128MB' } // PostgreSQL's own default
   }
 })
 const sizes = values.records.split(',').map(Number)
@@ -59,7 +60,7 @@ const get = (app: FastifyInstance, user: () => string) => runLoad(1, SECONDS, as
   if (statusCode !== 200) throw new Error(`GET was answered with ${statusCode}`)
 })
 
-const server = await startServer()
+const server = await startServer({ shared_buffers: values['shared-buffers'] })
 const machine = await describeMachine(await server.createDatabase('machine'))
 const databases = []
 for (const size of sizes) databases.push({ size, ...await openWith(size, server.createDatabase) })
