@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest, RouteShorthandOptions } from 'fastif
 import { InvalidOptionError } from './errors.js'
 import type { LowThreshold } from './ledger/credits-events.js'
 import {
-  Callable, compile, CreditsOrNone, Days, field, Flag, Limit, Milliseconds, PriceVersion, QueueLength, UserId
+  Callable, compile, CreditsOrNone, Days, field, Flag, Limit, Milliseconds, oneOf, PriceVersion, QueueLength, UserId
 } from './ledger/fields.js'
 import { openPriceBook, type PriceBook } from './ledger/prices/book.js'
 import type { Prices } from './ledger/prices/types.js'
@@ -162,9 +162,6 @@ const managementProblem = compile(Type.Object({ authorize: Callable }, { additio
 
 const Management = field<FastifyAiCreditsOptions['management']>('management', {},
   value => managementProblem(value) === undefined, 'must be { authorize }, a function that lets requests through')
-
-const oneOf = (...values: string[]) => field<string>(`one of ${values}`, {}, value => values.includes(value as string),
-  `must be one of ${values.join(', ')}`)
 
 const rolloverProblem = compile(Type.Object({ max: CreditsOrNone }, { additionalProperties: false }))
 

@@ -29,6 +29,10 @@ const whole = (name: string, minimum: number, maximum: number, description: stri
   value => Number.isInteger(value) && (value as number) >= minimum && (value as number) <= maximum,
   `must be a whole number from ${minimum} to ${maximum}`)
 
+/** One of some words. */
+export const oneOf = (...words: string[]) => field<string>(`one of ${words}`, {},
+  value => words.includes(value as string), `must be one of ${words.join(', ')}`)
+
 /** The account: 1 to 255 characters. */
 export const UserId = text('user_id', 'The account')
 

@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { InvalidOptionError } from '../../errors.js'
-import { Callable, compile, CreditsOrNone, field, MetadataField, Operation, Ttl } from '../../ledger/fields.js'
+import { Callable, compile, CreditsOrNone, field, MetadataField, oneOf, Operation, Ttl } from '../../ledger/fields.js'
 import { DEFAULT_TTL } from '../../ledger/hold.js'
 import type { Metadata } from '../../ledger/metadata.js'
 import type { PriceBook } from '../../ledger/prices/book.js'
@@ -72,9 +72,6 @@ const Amount = orFunction<number>('amount', compile(CreditsOrNone),
   `must be a whole number from 0 to ${Number.MAX_SAFE_INTEGER} or a function`)
 
 const Facts = orFunction<Metadata>('facts', compile(MetadataField), 'must be an object of at most 8 KiB of JSON or a function')
-
-const oneOf = (first: string, second: string) => field<string>(`${first} or ${second}`, {},
-  value => value === first || value === second, `must be '${first}' or '${second}'`)
 
 const problemOf = compile(Type.Object({
   operation: Operation,
