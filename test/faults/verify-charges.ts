@@ -12,15 +12,21 @@ interface Charged {
 
 /**
  * Compares the requests to a charged route with the ledger. Each request that does the work pays for it, a repeated one
- * again: what was delivered was paid for, no hold was paid twice, and what was not delivered holds nothing any more.
+ * again: what was delivered was paid for, no hold was paid twice, and what was not delivered holds nothing any more. What
+ * was given back, as the answer to its capture was lost, counts as not paid.
  */
 export async function verifyCharges (
   calls: Call[], answers: Map<number, Answer>, pool: pg.Pool, ledger: Ledger, findings: Findings
 ) {
   const users = [...new Set(calls.map(({ userId }) => userId))]
   const { rows: charged } = await pool.query<Charged>(`
-    select metadata->>'call' as key, hold_id::varchar as "holdId", credits_used::int as credits
-    from ai_credit_usage where user_id = any($1)`, [users])
+    select charge.metadata->>'call' as key, charge.hold_id::varchar as "holdId",
+      (charge.credits_used + coalesce(sum(refund.credits_used), 0))::int as credits
+    from ai_credit_usage charge
+    left join ai_credit_usage refund on refund.user_id = charge.user_id and refund.refunded_id = charge.id
+    where charge.user_id = any($1) and charge.kind <> 'refund'
+    group by charge.id
+    having charge.credits_used + coalesce(sum(refund.credits_used), 0) <> 0`, [users])
   const problem = (text: string) => findings.problems.push(text)
   if (new Set(charged.map(({ holdId }) => holdId)).size < charged.length) problem('a hold of a charged route was paid twice')
   for (const { key, number } of calls) judge(key, answers.get(number), charged.filter(row => row.key === key))
