@@ -33,6 +33,9 @@ const metadata = fc.oneof(
   fc.constantFrom<unknown>({}, { model: 'm' }, { at: new Date(0) }, { no: undefined }, { deep: { list: [1, null, 'x'] } }, { big: 'x'.repeat(9000) }),
   fc.dictionary(fc.string({ maxLength: 5 }), fc.jsonValue({ maxDepth: 2 }), { maxKeys: 3 }))
 
+// So soon that a grant has ended when a later call is about it.
+const soon = fc.integer({ min: 50, max: 500 }).map(milliseconds => new Date(Date.now() + milliseconds))
+
 const fields: Record<string, fc.Arbitrary<unknown>> = {
   userId: user,
   credits: fc.oneof(fc.integer({ min: 1, max: 2000 }), fc.integer({ min: 1, max: 10 }), fc.integer({ min: 1, max: 10 }), hardNumber),
@@ -45,7 +48,8 @@ const fields: Record<string, fc.Arbitrary<unknown>> = {
   shortfall: fc.constantFrom('partial', 'reject', 'ask'),
   reason: fc.constantFrom('purchase', 'bonus'),
   priority: fc.oneof(fc.integer({ min: 0, max: 100 }), hardNumber),
-  expiresAt: fc.constantFrom<unknown>('2099-01-01T00:00:00Z', new Date('2050-01-01'), new Date(0), 'tomorrow', '9999-12-31T23:59:59-14:00'),
+  expiresAt: fc.oneof(soon,
+    fc.constantFrom<unknown>('2099-01-01T00:00:00Z', new Date('2050-01-01'), new Date(0), 'tomorrow', '9999-12-31T23:59:59-14:00')),
   from: fc.constantFrom<unknown>('2001-01-01T00:00:00Z', new Date(0), '0001-01-01T00:00:00+14:00'),
   to: fc.constantFrom<unknown>('2099-01-01T00:00:00Z', new Date()),
   days: fc.integer({ min: 0, max: 40_000 }),

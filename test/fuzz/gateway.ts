@@ -48,7 +48,7 @@ interface WorkRoute {
   Body: { user_id: string, credits: number }
 }
 
-/** A route of the gateway's own that is charged, as much as its body says, before it replies. */
+/** A route of the gateway's own that is charged, as much as its body says, before it replies; it tells what its hold was. */
 async function addRoutes (app: FastifyInstance): Promise<void> {
   const body = Type.Object({ user_id: UserId, credits: Credits }, { additionalProperties: false })
   const refusal = Type.Object({
@@ -58,7 +58,7 @@ async function addRoutes (app: FastifyInstance): Promise<void> {
     credits: Type.Object({ available: Type.Integer(), total: Type.Integer(), used: Type.Integer(), held: Type.Integer() }),
     required: Type.Integer()
   })])
-  const answer = Type.Object({ user_id: Type.String(), credits: Type.Integer() })
+  const answer = Type.Object({ id: Type.String(), user_id: Type.String(), credits: Type.Integer() })
   const asked = ({ body }: FastifyRequest) => body as WorkRoute['Body']
   app.post<WorkRoute>('/work', {
     schema: { body, response: { 200: answer, 402: insufficient, 400: refusal, 413: refusal, 415: refusal } },
@@ -71,7 +71,7 @@ async function addRoutes (app: FastifyInstance): Promise<void> {
         capture: 'before'
       }
     }
-  }, async request => ({ user_id: request.credits!.userId, credits: request.body.credits }))
+  }, async request => ({ id: request.credits!.holdId, user_id: request.credits!.userId, credits: request.body.credits }))
 }
 
 /** What an accepted POST to a route of this ending has written. */
