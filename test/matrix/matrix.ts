@@ -25,6 +25,7 @@ const { values: { node, database, quick, full } } = parseArgs({
   }
 })
 
+const FOLDERS = ['', 'charging']
 const QUICK = ['deduct', 'holds', 'idempotency', 'migrate', 'prune', 'reconcile']
 // Of versions they say nothing, or they take minutes.
 const LONG = ['coverage', 'readme', 'pglite', 'unavailable', 'options', 'openapi']
@@ -66,7 +67,8 @@ async function runCell (version: string, on: string): Promise<Result | string> {
 
 /** The test files of a cell, without those whose source says otherwise; none stand for all there are. */
 async function files (unfit: RegExp): Promise<string[]> {
-  const names = (await readdir(join(root, 'test'))).filter(name => name.endsWith('.test.ts')).map(name => name.slice(0, -8))
+  const found = await Promise.all(FOLDERS.map(async folder => (await readdir(join(root, 'test', folder))).map(name => join(folder, name))))
+  const names = found.flat().filter(name => name.endsWith('.test.ts')).map(name => name.slice(0, -8))
   const chosen = names.filter(name => quick ? QUICK.includes(name) : full || !LONG.includes(name))
   const sources = await Promise.all(chosen.map(name => readFile(join(root, 'test', `${name}.test.ts`), 'utf8')))
   return chosen.filter((_, index) => !unfit.test(sources[index]!)).map(name => `test/${name}.test.ts`)
