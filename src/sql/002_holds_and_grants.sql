@@ -188,6 +188,9 @@ end;
 
 -- Lays pending spending on the living grants. An account's first grant is the allowance that it already has: its
 -- total, which nothing else has added to (one below zero, in an adopted account, is debt).
+--
+-- Here and below, what is to change is materialized, with the account in each row: else PostgreSQL may work it out anew for
+-- every grant that there ever was.
 create function ai_credit_allocate(inout account ai_credits)
 language plpgsql as $$
 declare
@@ -201,8 +204,8 @@ begin
   end if;
   pending := account.spent_before + account.used_credits - account.allocated;
   if pending > 0 then
-    with burn as (
-      select id, least(credits_left, pending - (sum(credits_left) over burn_order - credits_left)) as credits
+    with burn as materialized (
+      select user_id, id, least(credits_left, pending - (sum(credits_left) over burn_order - credits_left)) as credits
       from ai_credit_grants
       where user_id = account.user_id and state = 'living' and credits_left > 0
       window burn_order as (order by priority, expires_at, id)
@@ -210,7 +213,7 @@ begin
       update ai_credit_grants living
       set credits_left = living.credits_left - burn.credits
       from burn
-      where living.user_id = account.user_id and living.id = burn.id and burn.credits > 0
+      where living.user_id = burn.user_id and living.id = burn.id and burn.credits > 0
       returning burn.credits
     )
     select coalesce(sum(credits), 0) into laid from burnt;
@@ -235,17 +238,17 @@ begin
     and (priority, expires_at, id) < (ending.priority, ending.expires_at, ending.id);
 
   with hold as (
-    select seq, credits_left - pinned as credits, sum(credits_left - pinned) over (order by id) as lies_to
+    select user_id, seq, credits_left - pinned as credits, sum(credits_left - pinned) over (order by id) as lies_to
     from ai_credit_holds
     where user_id = account.user_id and state = 'open'
-  ), overlap as (
-    select seq, least(lies_to, lies_from + ending.credits_left) - greatest(lies_to - credits, lies_from) as credits
+  ), overlap as materialized (
+    select user_id, seq, least(lies_to, lies_from + ending.credits_left) - greatest(lies_to - credits, lies_from) as credits
     from hold
   ), pin as (
     update ai_credit_holds hold
     set pinned = hold.pinned + overlap.credits
     from overlap
-    where hold.user_id = account.user_id and hold.seq = overlap.seq and overlap.credits > 0
+    where hold.user_id = overlap.user_id and hold.seq = overlap.seq and overlap.credits > 0
     returning overlap.credits
   )
   select coalesce(sum(credits), 0) into kept from pin;
@@ -905,8 +908,8 @@ language plpgsql as $$
 declare
   fitting bigint;
 begin
-  with burn as (
-    select id, least(credits - credits_left,
+  with burn as materialized (
+    select user_id, id, least(credits - credits_left,
       p_credits - (sum(credits - credits_left) over back_order - (credits - credits_left))) as credits
     from ai_credit_grants
     where user_id = account.user_id and state = 'living' and credits > credits_left
@@ -915,7 +918,7 @@ begin
     update ai_credit_grants living
     set credits_left = living.credits_left + burn.credits
     from burn
-    where living.user_id = account.user_id and living.id = burn.id and burn.credits > 0
+    where living.user_id = burn.user_id and living.id = burn.id and burn.credits > 0
     returning burn.credits
   )
   select coalesce(sum(credits), 0) into fitting from given;

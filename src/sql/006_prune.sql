@@ -20,7 +20,8 @@ create table ai_credit_pruned (
   credits bigint not null       -- what the usage records that are gone add up to
 );
 
--- As in 004, but for the opening: it is the last posting that the books were closed with.
+-- As in 004, but for the opening: it is the last posting that the books were closed with. And without a condition on
+-- grants, for which PostgreSQL would sort all of them for one page: those that are no postings, as allowances, have no seq.
 create or replace view ai_credit_entries as
 select account.user_id, coalesce(pruned.seq, 0) as seq, 'opening'::varchar as kind,
   coalesce(pruned.created_at, account.created_at) as created_at,
@@ -41,7 +42,7 @@ from ai_credit_holds
 union all
 select user_id, seq, 'grant', created_at, credits, id, null, null, reason, null, null,
   total_after, used_after, held_after, null, null
-from ai_credit_grants where seq is not null
+from ai_credit_grants
 union all
 select user_id, seq, kind, created_at, amount, null, null, null, null, reference_id, details,
   total_after, used_after, held_after, null, null
@@ -52,7 +53,7 @@ create or replace function ai_credit_statement(
   p_user_id varchar, p_from timestamptz, p_to timestamptz, p_after_seq bigint, p_limit integer,
   p_allowance jsonb, p_lock_timeout integer, out entries varchar
 )
-language plpgsql as $$
+language plpgsql set enable_seqscan = off as $$
 declare
   opening_seq bigint;
 begin
@@ -127,6 +128,7 @@ declare
   opening ai_credit_entries;
   ended bigint[];
   going bigint[];
+  oldest bigint; -- of those
   gone bigint := 0;
 begin
   select * into pruned from ai_credit_pruned where user_id = p_user_id;
@@ -145,9 +147,10 @@ begin
   where user_id = p_user_id and seq >= first_seq and seq <= last_seq
   order by seq desc, kind <> 'opening' limit 1;
 
+  -- Here and below, || '' and + 0 and OFFSET 0: else PostgreSQL may look through all of the account for what has an index.
   with hold as (
     delete from ai_credit_holds
-    where user_id = p_user_id and state <> 'open' and closing_seq <= last_seq and id = any(array(
+    where user_id || '' = p_user_id and state <> 'open' and closing_seq <= last_seq and id = any(array(
       select hold_id from ai_credit_usage
       where user_id = p_user_id and seq > first_seq and seq <= last_seq and kind = 'capture'
       union
@@ -157,8 +160,7 @@ begin
   )
   select coalesce(array_agg(id), '{}') into ended from hold;
 
-  -- Counted rather than asked for with EXISTS, and + 0: else PostgreSQL may read all that the account has in newer
-  -- postings to compare it at once.
+  -- Counted rather than asked for with EXISTS, which PostgreSQL may answer for all of the account at once.
   with old as (
     select id, seq, case when kind = 'capture' and idempotency_key is not null then hold_id end as hold_id
     from ai_credit_usage
@@ -169,15 +171,18 @@ begin
     from ai_credit_usage refund left join ai_credit_usage original on original.id = refund.refunded_id
     where refund.user_id = p_user_id and refund.seq > first_seq and refund.seq <= last_seq and refund.kind = 'refund'
     union
-    select id, seq, null from ai_credit_usage
-    where user_id = p_user_id and hold_id = any(ended) and kind = 'capture' and idempotency_key is not null
+    select capture.id, capture.seq, null from unnest(ended) as hold (id),
+      lateral (
+        select id, seq from ai_credit_usage
+        where user_id = p_user_id and hold_id = hold.id and kind = 'capture' and idempotency_key is not null offset 0
+      ) capture
   ), unneeded as (
     select id, seq from old
     where (select count(*) from ai_credit_usage refund
         where refund.user_id = p_user_id and refund.refunded_id = old.id and refund.seq + 0 > last_seq) = 0
-      and (select count(*) from ai_credit_holds hold where hold.id = old.hold_id and hold.user_id = p_user_id) = 0
+      and (select count(*) from ai_credit_holds hold where hold.id = old.hold_id and hold.user_id || '' = p_user_id) = 0
   )
-  select array_agg(seq) into going
+  select array_agg(seq), min(seq) into going, oldest
   from (
     select seq from unneeded
     union
@@ -185,8 +190,11 @@ begin
       lateral (select seq from ai_credit_usage where user_id = p_user_id and refunded_id = unneeded.id offset 0) refund
   ) going;
 
+  -- The range for PostgreSQL before 17, which looks through all of the account for so many.
   with record as (
-    delete from ai_credit_usage where user_id = p_user_id and seq = any(going) returning credits_used
+    delete from ai_credit_usage
+    where user_id = p_user_id and seq >= oldest and seq <= last_seq and seq = any(going)
+    returning credits_used
   )
   select count(*), coalesce(sum(credits_used), 0) into records, gone from record;
 
@@ -290,7 +298,7 @@ begin
   ai_credit_refund.user_id := original.user_id;
   usage_id := original.id;
   account := ai_credit_lock(original.user_id, p_allowance, p_lock_timeout);
-  if not exists (select from ai_credit_usage where user_id = account.user_id and id = original.id) then
+  if not exists (select from ai_credit_usage where id = original.id) then
     verdict := 'missing';
     return;
   end if;

@@ -1,0 +1,79 @@
+// needs a real server
+import type pg from 'pg'
+import t from 'tap'
+import { createLedger, type Ledger, type Queryable } from '../src/index.js'
+import { createLedgerDatabase, createPool } from './helper/database.js'
+import { readsOf } from './helper/index-reads.js'
+
+const ROUNDS = 700
+const CALLS = 20
+const ENOUGH = 30 // entries for one call, where the account has thousands
+const EACH_GRANT = 5 // more entries where calls are about all the living grants
+
+const charge = { userId: 'ann', credits: 1, operation: 'chat' }
+
+/** A call on what the calls before it in a round have left. */
+interface Round { name: string, usageId: string, holdId: string, grantId: string, client?: Queryable }
+
+const calls: Record<string, (ledger: Ledger, round: Round) => Promise<unknown>> = {
+  deduct: async (ledger, { client }) => await ledger.deduct({ ...charge, client }),
+  'deduct with a key': async (ledger, round) => {
+    round.usageId = (await ledger.deduct({ ...charge, idempotencyKey: round.name, client: round.client })).id
+  },
+  'deduct again': async (ledger, { name, client }) => await ledger.deduct({ ...charge, idempotencyKey: name, client }),
+  'hold and release': async (ledger, { client }) => await ledger.release((await ledger.hold({ ...charge, client })).id, { client }),
+  'hold with a key': async (ledger, round) => {
+    round.holdId = (await ledger.hold({ ...charge, idempotencyKey: round.name, client: round.client })).id
+  },
+  extend: async (ledger, { holdId, client }) => await ledger.extend(holdId, { ttl: 900_000, client }),
+  'capture in part': async (ledger, { holdId, client }) =>
+    await ledger.capture(holdId, { credits: 1, final: false, idempotencyKey: 'part', client }),
+  'capture again': async (ledger, { holdId, client }) =>
+    await ledger.capture(holdId, { credits: 1, final: false, idempotencyKey: 'part', client }),
+  capture: async (ledger, { holdId, client }) => await ledger.capture(holdId, { credits: 1, client }),
+  refund: async (ledger, { usageId, client }) => await ledger.refund({ usageId, client }),
+  'refund by key': async (ledger, { name, client }) => {
+    await ledger.deduct({ ...charge, idempotencyKey: `${name} too`, client })
+    await ledger.refund({ userId: 'ann', deductKey: `${name} too`, idempotencyKey: name, client })
+  },
+  'grant with a key': async (ledger, round) => {
+    round.grantId = (await ledger.grant({ userId: 'ann', credits: 1, idempotencyKey: round.name, client: round.client })).id
+  },
+  revoke: async (ledger, { grantId, client }) => await ledger.revoke(grantId, { client }),
+  balance: async (ledger, { client }) => client === undefined && await ledger.balance('ann'), // not in a transaction of the host
+  history: async (ledger, { client }) => client === undefined && await ledger.history('ann'),
+  statement: async (ledger, { client }) => await ledger.statement('ann', { limit: 10, client })
+}
+
+// A session plans its statements for the tables as they are when it first runs them.
+for (const how of ['of the pool', 'of the host']) {
+  t.test(`what a call reads does not grow with its account, in a session ${how} that began on empty tables`, async t => {
+    const pool = createPool(t, await createLedgerDatabase(t), { max: 1 })
+    const ledger = createLedger(pool, { allowance: 1_000_000 })
+    await ledger.migrate()
+    await one(pool, ledger, how, rounds('first', 10), Object.keys(calls))
+    const fillers = createLedger(createPool(t, pool.options.connectionString!), { allowance: 1_000_000 })
+    await Promise.all(rounds('filling', ROUNDS).map(async round => {
+      for (const call of Object.values(calls)) await call(fillers, round)
+    }))
+    const { rows: [{ living }] } = await pool.query("select count(*)::int as living from ai_credit_grants where state = 'living'")
+    const last = rounds('last', CALLS)
+    for (const name of Object.keys(calls)) {
+      const { entries, scans } = await readsOf(pool, async () => await one(pool, ledger, how, last, [name]))
+      const enough = ENOUGH + (/refund|revoke/.test(name) ? living * EACH_GRANT : 0)
+      t.ok(entries / CALLS < enough, `${name}: ${entries / CALLS} entries of indexes`)
+      t.equal(scans, 0, `${name}: no table read as a whole`)
+    }
+  })
+}
+
+function rounds (name: string, count: number): Round[] {
+  return Array.from({ length: count }, (_, i) => ({ name: `${name} ${i}`, usageId: '', holdId: '', grantId: '' }))
+}
+
+// The calls one after the other.
+async function one (pool: pg.Pool, ledger: Ledger, how: string, rounds: Round[], names: string[]): Promise<void> {
+  const client = how === 'of the host' ? await pool.connect() : undefined
+  for (const round of rounds) for (const name of names) await calls[name]!(ledger, Object.assign(round, { client }))
+  client?.release()
+}
