@@ -2,8 +2,8 @@
 //
 // npm run test:matrix [-- --node=20,22 --database=16,pglite,pgbouncer --quick | --full]
 //
-// Without --full a cell runs the behaviour of the ledger and of the routes, which takes a minute or two; with --quick a
-// few files of it. Binaries come from npm; PgBouncer is tried where it is installed.
+// Without --full a cell runs the behaviour of the ledger and of the routes, which takes four minutes on two cores; with
+// --quick a few files of it. Binaries come from npm; PgBouncer is tried where it is installed.
 import { spawn } from 'node:child_process'
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { delimiter, join } from 'node:path'
