@@ -132,7 +132,7 @@ t.test('the host\'s lock_timeout stays as it was after a wait too', contention, 
 })
 
 t.test('an account that stays locked elsewhere is PostgreSQL\'s 55P03', contention, async t => {
-  const { app, client } = await inTransaction(t, { timeout: 300 })
+  const { app, client } = await inTransaction(t, { timeout: 600 })
   await client.query('savepoint before')
   await lock(t, app, 'ann')
   await t.rejects(app.credits.deduct({ ...charge, client }), { code: '55P03', severity: 'ERROR' })
@@ -187,7 +187,7 @@ t.test('an aborted transaction is the host\'s to end', async t => {
 })
 
 t.test('a client that never answers is late within timeout', async t => {
-  const { credits } = await buildGateway(t, { timeout: 100 })
+  const { credits } = await buildGateway(t, { timeout: 1000 })
   const client = { query: () => new Promise<never>(() => {}) }
   await t.rejects(credits.deduct({ ...charge, client }), { code: 'FST_CREDITS_UNAVAILABLE' })
 })

@@ -54,7 +54,7 @@ t.test('one who waits for the lock after another is not charged later either', a
 })
 
 t.test('a pool that the host has emptied is 503 in time, and nothing is charged later', async t => {
-  const app = await buildGateway(t, { timeout: 200 }, { pool: { max: 1 } })
+  const app = await buildGateway(t, { timeout: 500 }, { pool: { max: 1 } })
   const client = await app.pg.connect()
   await t.rejects(app.credits.deduct(charge), unavailable)
   await t.rejects(app.credits.balance('ann'), unavailable)
@@ -173,7 +173,7 @@ for (const sqlState of ['40001', '40P01', '57014']) {
 }
 
 t.test('what is rolled back again and again is 503 in time', async t => {
-  const app = await buildGateway(t, { timeout: 300 })
+  const app = await buildGateway(t, { timeout: 600 })
   await failWith(app, '40001', 1_000_000)
   await t.rejects(app.credits.deduct(charge), unavailable)
   await checkAtRest(t, app)
