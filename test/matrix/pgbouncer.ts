@@ -53,7 +53,7 @@ logfile = ${join(folder, 'pgbouncer.log')}
 `
 
 async function started (child: ChildProcess) {
-  return await Promise.race([once(child, 'spawn').then(() => true), once(child, 'error').then(() => false, () => false)])
+  return await once(child, 'spawn').then(() => true, () => false)
 }
 
 async function answers (connectionString: string) {
