@@ -3,10 +3,10 @@ import type pg from 'pg'
 
 /** What a piece of work reads of the tables. */
 export interface Reads {
-  /** Entries of indexes. */
+  /** Rows, by an index or of a table as a whole. */
+  rows: number
+  /** Entries of indexes, also those whose rows are gone: how long these stay to be read is not up to the work. */
   entries: number
-  /** Scans of whole tables. */
-  scans: number
 }
 
 /** Does the work through the pool, which nothing else uses meanwhile, and tells what that read. */
@@ -14,15 +14,15 @@ export async function readsOf (pool: pg.Pool, work: () => Promise<unknown>): Pro
   const before = await read(pool)
   await work()
   const after = await read(pool)
-  return { entries: after.entries - before.entries, scans: after.scans - before.scans }
+  return { rows: after.rows - before.rows, entries: after.entries - before.entries }
 }
 
 async function read (pool: pg.Pool): Promise<Reads> {
   await settle(pool)
   const { rows: [row] } = await pool.query(`
-    select sum(idx_tup_read)::int as entries,
-      (select sum(seq_scan)::int from pg_stat_user_tables where relname like 'ai_credit%') as scans
-    from pg_stat_user_indexes where relname like 'ai_credit%'`)
+    select sum(coalesce(idx_tup_fetch, 0) + seq_tup_read)::int as rows,
+      (select sum(idx_tup_read)::int from pg_stat_user_indexes where relname like 'ai_credit%') as entries
+    from pg_stat_user_tables where relname like 'ai_credit%'`)
   return row
 }
 

@@ -3,11 +3,11 @@ import type pg from 'pg'
 import t from 'tap'
 import { createLedger, type Ledger, type Queryable } from '../src/index.js'
 import { createLedgerDatabase, createPool } from './helper/database.js'
-import { readsOf } from './helper/index-reads.js'
+import { readsOf } from './helper/reads.js'
 
 const ROUNDS = 700
 const CALLS = 20
-const ENOUGH = 200 // entries for one call, with those of rows that are gone; the account has thousands
+const ENOUGH = { rows: 50, entries: 5000 } // for one call, where the account has 7000 postings
 
 const charge = { userId: 'ann', credits: 1, operation: 'chat' }
 
@@ -50,6 +50,7 @@ for (const how of ['of the pool', 'of the host']) {
     const pool = createPool(t, await createLedgerDatabase(t), { max: 1 })
     const ledger = createLedger(pool, { allowance: 1_000_000 })
     await ledger.migrate()
+    await withoutAutovacuum(pool)
     await one(pool, ledger, how, rounds('first', 10), Object.keys(calls))
     const fillers = createLedger(createPool(t, pool.options.connectionString!), { allowance: 1_000_000 })
     await Promise.all(rounds('filling', ROUNDS).map(async round => {
@@ -57,15 +58,21 @@ for (const how of ['of the pool', 'of the host']) {
     }))
     const last = rounds('last', CALLS)
     for (const name of Object.keys(calls)) {
-      const { entries, scans } = await readsOf(pool, async () => await one(pool, ledger, how, last, [name]))
-      t.ok(entries / CALLS < ENOUGH, `${name}: ${entries / CALLS} entries of indexes`)
-      t.equal(scans, 0, `${name}: no table read as a whole`)
+      const { rows, entries } = await readsOf(pool, async () => await one(pool, ledger, how, last, [name]))
+      t.ok(rows / CALLS < ENOUGH.rows, `${name}: ${rows / CALLS} rows`)
+      t.ok(entries / CALLS < ENOUGH.entries, `${name}: ${entries / CALLS} entries of indexes`)
     }
   })
 }
 
 function rounds (name: string, count: number): Round[] {
   return Array.from({ length: count }, (_, i) => ({ name: `${name} ${i}`, usageId: '', holdId: '', grantId: '' }))
+}
+
+// It would have the session plan anew.
+async function withoutAutovacuum (pool: pg.Pool): Promise<void> {
+  const { rows } = await pool.query("select relname from pg_stat_user_tables where relname like 'ai_credit%'")
+  for (const { relname } of rows) await pool.query(`alter table ${relname} set (autovacuum_enabled = off)`)
 }
 
 // The calls one after the other.
