@@ -53,7 +53,7 @@ create or replace function ai_credit_statement(
   p_user_id varchar, p_from timestamptz, p_to timestamptz, p_after_seq bigint, p_limit integer,
   p_allowance jsonb, p_lock_timeout integer, out entries varchar
 )
-language plpgsql set enable_seqscan = off as $$
+language plpgsql as $$
 declare
   opening_seq bigint;
 begin
