@@ -38,8 +38,10 @@ for (const title of titles) {
       const send = batch % 6 === 5 ? overHttp(gateway.app, agent) : overInject(gateway.app)
       const requests = fc.sample(requestsOf(gateway.document, 10 + batch * 5), { seed: seed + batch, numRuns: Math.min(BATCH, total - made) })
       // The charged route by itself: a request to capture or release its hold may guess the number, and come in between.
-      const charged = requests.filter(({ url }) => url.startsWith('/work'))
-      const exchanges = [...await sendAll(send, charged), ...await sendAll(send, requests.filter(sent => !charged.includes(sent)))]
+      const exchanges = [
+        ...await sendAll(send, requests.filter(isCharged)),
+        ...await sendAll(send, requests.filter(sent => !isCharged(sent)))
+      ]
       made += requests.length
       // Holds first, as a capture of one may have been answered before.
       exchanges.sort((a, b) => order(a) - order(b))
@@ -98,6 +100,8 @@ function overHttp (app: FastifyInstance, agent: Agent): Send {
     }
   })
 }
+
+const isCharged = ({ url }: Sent) => url.startsWith('/work')
 
 const order = ({ sent: { url } }: Exchange) => url.includes('/capture') ? 1 : 0
 
