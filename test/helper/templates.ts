@@ -9,6 +9,9 @@ export type Template = 'ledger' | 'clocked'
 const fileCopySince = 150_000
 let version: number | undefined
 
+/** Whether this run is about usage records that are partitioned by month. */
+export const partitioned = process.env.TEST_PARTITIONED !== undefined
+
 /** The script that partitions the usage records by month. */
 export const partitionScript = new URL('../../docs/partition-usage.sql', import.meta.url)
 
@@ -20,7 +23,7 @@ export async function createTemplates (server: string): Promise<void> {
     url.pathname = nameOf(template)
     if (template === 'clocked') await run(url.href, clockSchema)
     const scripts = migrations.map(({ sql }) => sql)
-    if (process.env.TEST_PARTITIONED !== undefined) scripts.push(await readFile(partitionScript, 'utf8'))
+    if (partitioned) scripts.push(await readFile(partitionScript, 'utf8'))
     await run(template === 'clocked' ? withClock(url.href) : url.href, ...scripts)
   }
 }
