@@ -7,6 +7,7 @@ import { Database } from '../src/ledger/database.js'
 import { openHoldAccounts } from '../src/ledger/hold-accounts.js'
 import { buildGateway, postDeduct } from './helper/app.js'
 import { createLedgerDatabase, createPool } from './helper/database.js'
+import { readsOf } from './helper/reads.js'
 
 const unavailable = { statusCode: 503, code: 'FST_CREDITS_UNAVAILABLE' }
 const charge = (userId: string, credits = 1) => ({ userId, credits, operation: 'chat' })
@@ -364,6 +365,18 @@ t.test('a process at rest has no timers', async t => {
   await all(50, i => ledger.hold(charge(`user ${i}`)))
   await sleep(10)
   t.equal(timers(), before)
+})
+
+t.test('keys are looked up in their index, also by a session that began on empty tables', async t => {
+  const { ledger, pool } = await open(t, {}, { max: 1 })
+  await ledger.balance('ann')
+  await all(3000, () => ledger.deduct(charge('ann')))
+  const { entries, scans } = await readsOf(pool, async () => {
+    await all(200, i => ledger.deduct({ ...charge('ann'), idempotencyKey: `key ${i}` }))
+    for (let i = 0; i < 10; i++) await ledger.deduct({ ...charge('ann'), idempotencyKey: `lone ${i}` })
+  }, 'ai_credit_usage%')
+  t.ok(entries < 1000, `${entries} index entries read`)
+  t.equal(scans, 0)
 })
 
 /** A ledger on a pool of its own, and the names of the statements it sends. */

@@ -3,26 +3,28 @@ import type pg from 'pg'
 
 /** What a piece of work reads of the tables. */
 export interface Reads {
-  /** Rows, by an index or of a table as a whole. */
+  /** Rows, found by an index. */
   rows: number
   /** Entries of indexes, also those whose rows are gone: how long these stay to be read is not up to the work. */
   entries: number
+  /** Scans of whole tables. */
+  scans: number
 }
 
-/** Does the work through the pool, which nothing else uses meanwhile, and tells what that read. */
-export async function readsOf (pool: pg.Pool, work: () => Promise<unknown>): Promise<Reads> {
-  const before = await read(pool)
+/** Does the work through the pool, which nothing else uses meanwhile, and tells what that read of the tables with such names. */
+export async function readsOf (pool: pg.Pool, work: () => Promise<unknown>, tables = 'ai_credit%'): Promise<Reads> {
+  const before = await read(pool, tables)
   await work()
-  const after = await read(pool)
-  return { rows: after.rows - before.rows, entries: after.entries - before.entries }
+  const after = await read(pool, tables)
+  return { rows: after.rows - before.rows, entries: after.entries - before.entries, scans: after.scans - before.scans }
 }
 
-async function read (pool: pg.Pool): Promise<Reads> {
+async function read (pool: pg.Pool, tables: string): Promise<Reads> {
   await settle(pool)
   const { rows: [row] } = await pool.query(`
-    select sum(coalesce(idx_tup_fetch, 0) + seq_tup_read)::int as rows,
-      (select sum(idx_tup_read)::int from pg_stat_user_indexes where relname like 'ai_credit%') as entries
-    from pg_stat_user_tables where relname like 'ai_credit%'`)
+    select sum(idx_tup_fetch)::int as rows, sum(seq_scan)::int as scans,
+      (select sum(idx_tup_read)::int from pg_stat_user_indexes where relname like $1) as entries
+    from pg_stat_user_tables where relname like $1`, [tables])
   return row
 }
 
