@@ -86,15 +86,34 @@ export class RouteTooEarlyError extends createError(
   'FST_CREDITS_ROUTE_TOO_EARLY',
   'Route %s %s has config.credits, and was declared before fastify-ai-credits had loaded: await its registration', 500) {}
 
-/** At start: the tables are missing or older than this version needs, and `migrate` is off. The message says what to run. */
-export class MigrationRequiredError extends createError(
-  'FST_CREDITS_MIGRATION_REQUIRED',
-  'The credits tables are at migration %s of %s: start once with migrate: true, or run %s', 500) {}
+/**
+ * At start: the tables or the functions are missing or older than this version needs, and `migrate` is off. The message
+ * says what to run.
+ */
+export class MigrationRequiredError extends createError('FST_CREDITS_MIGRATION_REQUIRED', '%s', 500) {
+  constructor (has: { tables: number, functions: number }, needs: { tables: number, functions: number }, schema: string) {
+    super(`The credits tables are at number ${has.tables} of ${needs.tables}, and the functions at ${has.functions} of ` +
+      `${needs.functions}: start once with migrate: true, or run (cd node_modules/fastify-ai-credits/src/sql && ` +
+      `psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -v schema=${schema} -f tables.sql -f functions.sql)`)
+  }
+}
 
-/** At start: a newer version of this library has migrated the database; this one would misread it. */
+/** At start: a newer version of this library has migrated the database, and its functions no longer serve this one. */
 export class SchemaTooNewError extends createError(
   'FST_CREDITS_SCHEMA_TOO_NEW',
-  'The credits tables are at migration %s, and this version of fastify-ai-credits knows %s: upgrade it', 500) {}
+  'The credits functions are at number %s and serve callers from number %s on; this version of fastify-ai-credits is %s: upgrade it',
+  500) {}
+
+/** At start: the tables were made by a version that was never released, and cannot be upgraded. */
+export class SchemaTooOldError extends createError(
+  'FST_CREDITS_SCHEMA_TOO_OLD',
+  'The credits tables are at number %s; upgrades begin at number %s', 500) {}
+
+/** At start: the database has other functions than this version, under the same number: one of the two was changed. */
+export class FunctionsDifferError extends createError(
+  'FST_CREDITS_FUNCTIONS_DIFFER',
+  'The credits functions in the database are number %s as those of this version, but differ from them. To replace them: ' +
+  'delete from ai_credit_functions where number = %s, and start again', 500) {}
 
 /** At start: the database keeps its days in another time zone than `timeZone` says. */
 export class TimeZoneMismatchError extends createError(

@@ -63,6 +63,11 @@ export interface LedgerOptions {
    * total, from '1%' to '99%'. Default: `[]`, none.
    */
   low?: LowThreshold[]
+  /**
+   * The schema of the ledger's tables and functions, 1 to 63 bytes without quotes. Default: the one in which PostgreSQL
+   * finds `ai_credits`, otherwise the first of the search_path; that is looked up once, at start, and all is named by it.
+   */
+  schema?: string
   /** Use named prepared statements; `false` behind PgBouncer before 1.21 and with PGlite's socket. Default: true. */
   prepare?: boolean
 }
@@ -122,6 +127,10 @@ function isTimeZone (value: unknown) {
     return false
   }
 }
+
+const Schema = field<string>('schema', {},
+  value => typeof value === 'string' && /^[^'"\\\0]+$/.test(value) && Buffer.byteLength(value) < 64 && !value.startsWith('pg_'),
+  'must be the name of a schema, without quotes, that does not begin with pg_')
 
 const Prefix = field<string>('prefix', {},
   value => typeof value === 'string' && (value === '' || value.startsWith('/')) && !value.includes('*'),
@@ -202,6 +211,7 @@ const ledgerSchema = {
   timeout: Milliseconds,
   maxQueue: QueueLength,
   low: Low,
+  schema: Schema,
   prepare: Flag
 }
 
@@ -228,6 +238,7 @@ const ledgerDefaults = {
   timeout: 5000,
   maxQueue: 10_000,
   low: [] as LowThreshold[],
+  schema: undefined as string | undefined,
   prepare: true
 }
 

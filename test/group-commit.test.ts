@@ -317,7 +317,7 @@ t.test('a process knows the accounts of the holds that it made', async t => {
 
 t.test('it knows those of the last ten thousand', async t => {
   const { ledger, pool } = await open(t)
-  const accounts = openHoldAccounts(new Database(pool, { timeout: 5000, maxQueue: 100, prepare: true, timeZone: 'UTC' }, () => {}), 10)
+  const accounts = openHoldAccounts(new Database(pool, { timeout: 5000, maxQueue: 100, prepare: true, timeZone: 'UTC', schema: undefined }, () => {}), 10)
   const { id } = await ledger.hold(charge('ann'))
   accounts.remember(id, 'ann')
   t.equal(accounts.remembered(id), 'ann')

@@ -1,5 +1,8 @@
 import type { Database } from './database.js'
 import type { Metadata } from './metadata.js'
+import { functionCall } from './function-call.js'
+
+const CAPTURES = functionCall('ai_credit_captures', ['bigint[]', 'bigint[]'])
 
 /** A capture, known by its hold, and by its usage record where it made one. */
 export interface CaptureIds {
@@ -21,7 +24,7 @@ export async function readCaptures (
 ): Promise<CaptureFacts[]> {
   const row = await database.send({
     name: 'ai_credit_captures',
-    text: 'select captures from ai_credit_captures($1, $2)',
+    text: CAPTURES,
     values: () => [captures.map(({ holdId }) => holdId), captures.map(({ id }) => id)],
     repeatable: true
   }, performance.now() + timeout)

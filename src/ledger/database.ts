@@ -2,6 +2,7 @@ import { UnavailableError } from '../errors.js'
 import { Connections } from './connections.js'
 import { within } from './deadline.js'
 import { asCreditsError, isUseless, mayRepeat } from './failure.js'
+import { inSchema } from './schema.js'
 import { start, type DatabaseFacts } from './start.js'
 
 /** Whatever runs SQL: a `pg` client or pool, PGlite, an ORM's adapter. */
@@ -32,6 +33,7 @@ export interface Pool {
 export interface Statement {
   /** What the statement is prepared as. */
   name: string
+  /** With the token `:"schema"` before the names of what is the ledger's. */
   text: string
   /** The parameters, given the milliseconds that may be spent waiting for a lock. */
   values: (lockTimeout: number) => unknown[]
@@ -39,15 +41,14 @@ export interface Statement {
   repeatable: boolean
 }
 
-/** The last column of a statement that locks accounts: what time has done to them, as events are told of it; '' for nothing. */
-export const SETTLED = "current_setting('fastify_ai_credits.settled', true) as settled"
-
 /** What a database is used with. */
 export interface DatabaseOptions {
   timeout: number
   maxQueue: number
   prepare: boolean
   timeZone: string
+  /** The schema of the tables; undefined: found as PostgreSQL finds them. */
+  schema: string | undefined
 }
 
 // The rest is for the answer to come back.
@@ -96,7 +97,9 @@ export class Database {
   async send (statement: Statement, deadline: number): Promise<any> {
     for (let pause = BACKOFF; ; pause *= 2) {
       try {
-        return await this.sendOnce(statement, deadline)
+        const row = await this.sendOnce(statement, deadline)
+        if (row?.verdict !== 'settling') return row
+        pause = BACKOFF / 2 // a part of what is due was done: again, at once
       } catch (error) {
         const wait = pause * (0.5 + Math.random())
         if (!mayRepeat(error, statement.repeatable) || performance.now() + wait >= deadline) throw asCreditsError(error)
@@ -107,8 +110,8 @@ export class Database {
 
   /** The same without a second attempt, and with the database's own error. */
   async sendOnce (statement: Statement, deadline: number): Promise<any> {
-    const { strictIsolation } = await this.start(deadline)
-    const row = await this.use(deadline, connection => this.run(connection, statement, strictIsolation, deadline))
+    const facts = await this.start(deadline)
+    const row = await this.use(deadline, connection => this.run(connection, statement, facts, deadline))
     if (row?.settled) this.onSettled(row.settled)
     return row
   }
@@ -124,7 +127,7 @@ export class Database {
   /** Checks that the database is one that this library can work with; once, unless it fails. */
   async start (deadline = performance.now() + this.options.timeout): Promise<DatabaseFacts> {
     this.starting ??= this.use(deadline, connection =>
-      runReadCommitted(connection, () => start(asQueryable(connection), this.options.timeZone)))
+      runReadCommitted(connection, () => start(asQueryable(connection), this.options)))
     try {
       return await within(deadline, this.starting)
     } catch (error) {
@@ -154,18 +157,18 @@ export class Database {
     }
   }
 
-  private async run (connection: Connection, { name, text, values }: Statement, strictIsolation: boolean, deadline: number) {
-    const query = { text, values: values(lockTimeout(deadline)), ...this.options.prepare && { name } }
+  private async run (connection: Connection, { name, text, values }: Statement, { strictIsolation, schema }: DatabaseFacts, deadline: number) {
+    const query = { text: inSchema(text, schema), values: values(lockTimeout(deadline)), ...this.options.prepare && { name } }
     const { rows: [row] } = strictIsolation
       ? await runReadCommitted(connection, () => connection.query(query))
       : await connection.query(query)
     return row
   }
 
-  private async runOnClient (client: Queryable, { text, values }: Statement, deadline: number) {
-    if (this.starting === undefined) await start(client, this.options.timeZone) // the pool may have no other connection
-    const { rows: [row] } = await client.query(text, values(lockTimeout(deadline)))
-    return row
+  private async runOnClient (client: Queryable, { text, values }: Pick<Statement, 'text' | 'values'>, deadline: number): Promise<any> {
+    const { schema } = await (this.starting ?? start(client, this.options)) // the pool may have no other connection
+    const { rows: [row] } = await client.query(inSchema(text, schema), values(lockTimeout(deadline)))
+    return row?.verdict === 'settling' ? await this.runOnClient(client, { text, values }, deadline) : row
   }
 }
 

@@ -1,5 +1,8 @@
 import { CallQueue, type QueuedCall } from './call-queue.js'
 import type { Database } from './database.js'
+import { functionCall } from './function-call.js'
+
+const HOLD_USERS = functionCall('ai_credit_hold_users', ['bigint[]'])
 
 const MAX_REMEMBERED = 10_000 // about a megabyte
 
@@ -22,8 +25,7 @@ export function openHoldAccounts (database: Database, maxQueue: number): HoldAcc
   const find = async (lookups: Lookup[]): Promise<(string | null)[]> => {
     const { accounts } = await database.send({
       name: 'ai_credit_hold_users',
-      text: 'select jsonb_agg(ai_credit_hold_user(id, null) order by place)::varchar as accounts ' +
-        'from unnest($1::bigint[]) with ordinality as hold(id, place)',
+      text: HOLD_USERS,
       values: () => [lookups.map(({ holdId }) => holdId)],
       repeatable: true
     }, Math.max(...lookups.map(({ deadline }) => deadline)))

@@ -1,5 +1,4 @@
 import { parseLedgerOptions, type LedgerOptions, type ParsedLedgerOptions } from '../options.js'
-import { sampleData } from '../sql/index.js'
 import { balance } from './balance.js'
 import { readCaptures } from './captures.js'
 import type { Context } from './context.js'
@@ -7,6 +6,7 @@ import { Database, type Pool } from './database.js'
 import { deduct } from './deduct.js'
 import { Emitter, type ListenerErrorHandler } from './emitter.js'
 import { Events } from './events.js'
+import { functionCall } from './function-call.js'
 import { grant, revoke } from './grant.js'
 import { history } from './history.js'
 import { openHoldAccounts } from './hold-accounts.js'
@@ -20,6 +20,8 @@ import { statement } from './statement.js'
 import { openTelemetry } from './telemetry.js'
 import { setAllowance, setOverdraft } from './terms.js'
 import type { Balance, Credits, History, HistoryInput, Ledger } from './types.js'
+
+const SAMPLE_DATA = functionCall('ai_credit_write_sample_data', ['varchar', 'varchar'])
 
 /** A ledger with what the plugin needs besides. */
 export interface PluginLedger extends Ledger {
@@ -78,7 +80,7 @@ export function openLedger (
     credits,
     read: telemetry.measured({ history: (userId: string, input?: HistoryInput) => history(context, userId, input) }).history,
     async migrate () {
-      await database.lend(migrate)
+      await database.lend(connection => migrate(connection, options.schema))
       await database.start()
       await telemetry.ready
     },
@@ -89,7 +91,7 @@ export function openLedger (
     async writeSampleData () {
       await database.row({
         name: 'ai_credit_sample_data',
-        text: sampleData,
+        text: SAMPLE_DATA,
         values: () => [options.defaultUser, options.timeZone],
         repeatable: true
       })

@@ -1,7 +1,10 @@
 import { BUSY, CallQueue, FAILED, type QueuedCall } from './call-queue.js'
-import { SETTLED, type Database, type Queryable, type Statement } from './database.js'
+import type { Database, Queryable, Statement } from './database.js'
 import { asCreditsError, isConnectionLost, isOurs, isServersFault, late } from './failure.js'
 import type { Verdict } from './verdict.js'
+import { functionCall } from './function-call.js'
+
+const EXECUTE = functionCall('ai_credit_execute', ['varchar[]', 'jsonb', 'jsonb', 'varchar'])
 
 /** A call that changes one account, and can share a statement with others. */
 export interface Posting {
@@ -43,7 +46,7 @@ type Answer = Verdict | typeof BUSY
 
 const NONE: readonly string[] = []
 
-const VERDICTS = ['apart', 'accepted', 'replayed', 'conflict', 'insufficient', 'missing', 'closed', 'operation']
+const VERDICTS = ['apart', 'accepted', 'replayed', 'conflict', 'insufficient', 'missing', 'closed', 'operation', 'apart', 'apart']
 
 /** Postings that share statements on a database. */
 export function openPostings (database: Database, { allowance, timeZone, maxQueue, onSend }: PostingOptions): Postings {
@@ -57,7 +60,7 @@ export function openPostings (database: Database, { allowance, timeZone, maxQueu
       try {
         const row = await database.sendOnce({
           name: 'ai_credit_execute',
-          text: `select answers::varchar, ${SETTLED} from ai_credit_execute($1, $2, $3, $4) answers`,
+          text: EXECUTE,
           values: () => {
             sent = calls.filter(({ deadline }) => deadline > performance.now()) // to the others it was said that they failed
             onSend(sent.length)

@@ -2,6 +2,9 @@ import { InvalidInputError } from '../errors.js'
 import type { Context } from './context.js'
 import { checkPrune } from './input.js'
 import type { PruneInput, Pruning } from './types.js'
+import { functionCall } from './function-call.js'
+
+const PRUNE = functionCall('ai_credit_prune', ['timestamptz', 'varchar', 'integer', 'integer'])
 
 const DEFAULT_BATCH = 1000
 
@@ -24,7 +27,7 @@ export async function prune (context: Context, input: PruneInput): Promise<Pruni
 async function pruneBatch ({ database }: Context, before: Date, from: string, batch: number) {
   return await database.row({
     name: 'ai_credit_prune',
-    text: 'select * from ai_credit_prune($1, $2, $3, $4)',
+    text: PRUNE,
     values: lockTimeout => [before.toISOString(), from, batch, lockTimeout],
     repeatable: true
   })

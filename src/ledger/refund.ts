@@ -1,10 +1,14 @@
 import { InvalidInputError } from '../errors.js'
 import { balanceOf } from './balance.js'
 import type { Context } from './context.js'
-import { SETTLED } from './database.js'
 import { checkRefund, resolveUserId, rowId } from './input.js'
 import type { Refund, RefundInput } from './types.js'
 import { judge } from './verdict.js'
+import { functionCall } from './function-call.js'
+
+const REFUND = functionCall('ai_credit_refund', [
+  'bigint', 'varchar', 'varchar', 'bigint', 'varchar', 'varchar', 'jsonb', 'varchar', 'integer'
+])
 
 /** Gives spent credits back. */
 export async function refund ({ database, options, allowance }: Context, input: RefundInput): Promise<Refund> {
@@ -19,7 +23,7 @@ export async function refund ({ database, options, allowance }: Context, input: 
   const id = usageId === undefined ? null : rowId(usageId, 'usage record')
   const row = await database.row({
     name: 'ai_credit_refund',
-    text: `select *, ${SETTLED} from ai_credit_refund($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+    text: REFUND,
     values: lockTimeout => [
       id, userId, deductKey, credits, reason, idempotencyKey, allowance, options.timeZone, lockTimeout
     ],

@@ -2,9 +2,14 @@ import { InvalidInputError } from '../errors.js'
 import { allowanceProblem, type RecurringAllowance } from '../options.js'
 import { balanceOf } from './balance.js'
 import type { Context } from './context.js'
-import { SETTLED } from './database.js'
 import { checkClient, overdraftProblem, resolveUserId } from './input.js'
 import type { AllowanceTerms, ClientInput, OverdraftTerms } from './types.js'
+import { functionCall } from './function-call.js'
+import { judge } from './verdict.js'
+
+const SET_ALLOWANCE = functionCall('ai_credit_set_allowance', ['varchar', 'jsonb', 'jsonb', 'integer'])
+
+const SET_OVERDRAFT = functionCall('ai_credit_set_overdraft', ['varchar', 'bigint', 'jsonb', 'integer'])
 
 /** Gives one account an allowance of its own. */
 export async function setAllowance (
@@ -16,7 +21,7 @@ export async function setAllowance (
   if (problem !== undefined) throw new InvalidInputError(`allowance${problem.field && `/${problem.field}`}`, problem.problem)
   const row = await database.row({
     name: 'ai_credit_set_allowance',
-    text: `select *, ${SETTLED} from ai_credit_set_allowance($1, $2, $3, $4)`,
+    text: SET_ALLOWANCE,
     values: lockTimeout => [account, plan && JSON.stringify(plan), allowance, lockTimeout],
     repeatable: true
   }, checkClient(input).client)
@@ -33,9 +38,10 @@ export async function setOverdraft (
   if (problem !== undefined) throw new InvalidInputError('credits', problem.problem)
   const row = await database.row({
     name: 'ai_credit_set_overdraft',
-    text: `select *, ${SETTLED} from ai_credit_set_overdraft($1, $2, $3, $4)`,
+    text: SET_OVERDRAFT,
     values: lockTimeout => [account, overdraft, allowance, lockTimeout],
     repeatable: true
   }, checkClient(input).client)
+  judge(row, { credits: overdraft })
   return { userId: account, overdraft, balance: balanceOf(row) }
 }
