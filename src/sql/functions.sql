@@ -11,7 +11,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 042e268de09ea8841d8645f231fb3251de976210ff607c69f0a1cd08dcf2f562
+\set content 1316b6a1ab03f5562c780723f983f23761fc397ff574ff6b26bdbd094c7b7e61
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;
