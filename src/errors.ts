@@ -27,9 +27,12 @@ export class InsufficientCreditsError extends createError(
   }
 }
 
-/** 403: the request names an account that is not the one `identify` found. */
-export class ForbiddenError extends createError(
-  'FST_CREDITS_FORBIDDEN', 'The request names an account that is not its own', 403) {}
+/** 403: the request names an account that is not the one `identify` found, or `authorize` said no. */
+export class ForbiddenError extends createError('FST_CREDITS_FORBIDDEN', '%s', 403) {
+  constructor (reason = 'The request names an account that is not its own') {
+    super(reason)
+  }
+}
 
 /** 404: no hold, grant or usage record has this id, or it belongs to another account than the one named. */
 export class NotFoundError extends createError('FST_CREDITS_NOT_FOUND', 'There is no such %s', 404) {}
@@ -73,6 +76,11 @@ export class InvalidOptionError extends createError('FST_CREDITS_INVALID_OPTION'
 /** 500, the host's bug: `identify` answered something that is no user id. */
 export class InvalidIdentityError extends createError(
   'FST_CREDITS_INVALID_IDENTITY', 'identify must answer a user id, { any: true }, or nothing; it answered %s', 500) {}
+
+/** 500, the host's bug: `authorize` returned neither yes nor no, nor a promise, and takes no `done`. */
+export class InvalidAuthorizationError extends createError(
+  'FST_CREDITS_INVALID_AUTHORIZATION',
+  'authorize must return true, false or a promise, or take a third parameter done and call it; it returned %s', 500) {}
 
 /** 500, the host's bug: a function of a route's `config.credits` answered something that nothing can be charged by. */
 export class InvalidChargeError extends createError(

@@ -18,7 +18,7 @@ export type * from './ledger/prices/types.js'
 export type * from './ledger/types.js'
 export type { ChargedRequest, RouteCredits } from './http/charging/config.js'
 export type { RequestCredits } from './http/charging/request-credits.js'
-export type { CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions, RecurringAllowance } from './options.js'
+export type { Authorize, CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions, RecurringAllowance } from './options.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
