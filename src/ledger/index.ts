@@ -61,7 +61,7 @@ export function openLedger (
     onError: onListenerError
   })
   const database = new Database(pool, options, settled => events.settled(settled))
-  const telemetry = openTelemetry({ emitter, queueLength: () => context.postings.length })
+  const telemetry = openTelemetry({ emitter, queueLength: () => context.postings.length, hasPrice: options.prices.has })
   const allowance = JSON.stringify(typeof options.allowance === 'number' ? { credits: options.allowance } : options.allowance)
   const context: Context = {
     database,
