@@ -48,7 +48,7 @@ export interface LedgerOptions {
   historyLimit?: number
   /**
    * IANA name of the time zone in which a day begins. All processes on a database share its daily usage, so the first
-   * one decides, and one that says otherwise is refused at start. Default: `'UTC'`.
+   * one decides, and one that says otherwise is refused at start; another name of the same zone will do. Default: `'UTC'`.
    */
   timeZone?: string
   /** Milliseconds in which every call is answered, if only by an UnavailableError. Default: 5000. */
