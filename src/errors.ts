@@ -73,6 +73,18 @@ export class InvalidOptionError extends createError('FST_CREDITS_INVALID_OPTION'
   }
 }
 
+/** At registration: the plugin is there already. In a child context it may be registered again. */
+export class AlreadyRegisteredError extends createError(
+  'FST_CREDITS_ALREADY_REGISTERED',
+  'fastify-ai-credits is registered in this context already: register it again in a context of its own, ' +
+  'app.register(async child => { await child.register(credits, { … }) })', 500) {}
+
+/** At registration: the host, or another plugin, has decorated what this plugin decorates. */
+export class NameTakenError extends createError(
+  'FST_CREDITS_NAME_TAKEN',
+  '%s is there already, and fastify-ai-credits needs the name: ' +
+  'rename the other, or keep it out of the context that registers fastify-ai-credits', 500) {}
+
 /** 500, the host's bug: `identify` answered something that is no user id. */
 export class InvalidIdentityError extends createError(
   'FST_CREDITS_INVALID_IDENTITY', 'identify must answer a user id, { any: true }, or nothing; it answered %s', 500) {}

@@ -3,6 +3,7 @@ import fp from 'fastify-plugin'
 import type { RouteCredits } from './http/charging/config.js'
 import { chargeRoutes } from './http/charging/index.js'
 import type { RequestCredits } from './http/charging/request-credits.js'
+import { claimNames } from './http/names.js'
 import { enabledRoutes, registerRoutes } from './http/routes.js'
 import { openLedger } from './ledger/index.js'
 import type { Credits } from './ledger/types.js'
@@ -39,6 +40,7 @@ declare module 'fastify' {
 
 async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions) {
   const options = parsePluginOptions(given)
+  claimNames(fastify)
   const charging = chargeRoutes(fastify, options) // before anything is awaited: routes may be declared meanwhile
   const pool = await findPool(fastify, options)
   const ledger = openLedger(pool, options, ({ message, code }: Error & { code?: string }) => {
