@@ -68,17 +68,22 @@ export class ReplyWatch {
   }
 
   /**
-   * Makes the reply count as sent until the promise settles. Without a wait it would have been sent by now, and a
-   * second `send`, a value or an error of the handler would find it so.
+   * Makes the reply count as sent until the promise settles. Without a wait it would have been sent by now: a second
+   * `send`, a value or an error of the handler would find it so, and neither status nor headers would change any more.
    */
   async pause<T> (promise: PromiseLike<T>): Promise<T> {
+    const { reply } = this
+    const { statusCode } = reply
+    const headers = { ...reply.getHeaders() }
     this.isPaused = true
-    Object.defineProperty(this.reply, 'sent', { configurable: true, value: true })
+    Object.defineProperty(reply, 'sent', { configurable: true, value: true })
     try {
       return await promise
     } finally {
       this.isPaused = false
-      delete (this.reply as { sent?: boolean }).sent
+      delete (reply as { sent?: boolean }).sent
+      reply.raw.statusCode = statusCode
+      restoreHeaders(reply, headers)
     }
   }
 
@@ -149,6 +154,14 @@ export class ReplyWatch {
     if (raw.headersSent) this.writtenStatus ??= raw.statusCode
     if (this.status !== undefined) this.endedBeforeClosing = raw.writableEnded
     this.isClosed = true
+  }
+}
+
+function restoreHeaders (reply: FastifyReply, before: ReturnType<FastifyReply['getHeaders']>) {
+  for (const [name, value] of Object.entries(reply.getHeaders())) {
+    if (value === before[name]) continue
+    reply.removeHeader(name)
+    if (before[name] !== undefined) reply.header(name, before[name])
   }
 }
 

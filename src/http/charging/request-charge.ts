@@ -6,7 +6,7 @@ import type { ChargeRules } from './config.js'
 import { showCost, showCostInTheEnd, showRemaining, withdraw, withdrawTrailerOfKnownLength } from './headers.js'
 import { andThen, isThenable, type MaybePromise } from './maybe-promise.js'
 import type { OpenHold, Spending } from './open-hold.js'
-import { discard, statusOf } from './payload.js'
+import { discard, isStream, statusOf } from './payload.js'
 import { payable, whatWasUsed, type Facts } from './payable.js'
 import { isTimeout, ReplyWatch } from './reply-watch.js'
 import type { HandlerReport } from './request-credits.js'
@@ -98,11 +98,15 @@ export class RequestCharge {
     if (status >= 400 || this.isSettled) return
     this.shownStatus = status
     showRemaining(reply, hold.hold.balance)
-    if (rules.capture === 'before') return this.watch.pause(this.captureBefore(status, payload))
+    if (rules.capture === 'before') return this.show(this.captureBefore(status, payload))
     const credits = this.creditsIfWhole(status)
-    if (credits === undefined) return showCostInTheEnd(reply, payload, status, () => this.creditsInTheEnd(status))
-    const said = andThen(credits, known => showCost(reply, known))
-    return isThenable(said) ? this.watch.pause(said) : said
+    if (credits !== undefined) return this.show(credits)
+    if (isStream(payload)) showCostInTheEnd(reply, payload, status, () => this.creditsInTheEnd(status))
+  }
+
+  private show (credits: MaybePromise<number>): MaybePromise<void> {
+    const known = isThenable(credits) ? this.watch.pause(credits) : credits
+    return andThen(known, cost => showCost(this.subject.reply, cost))
   }
 
   // Of a stream whose cost is not known yet: nothing.
@@ -119,8 +123,7 @@ export class RequestCharge {
 
   private async captureBefore (status: number, payload: unknown) {
     try {
-      this.capturing ??= this.capture(status)
-      showCost(this.subject.reply, await this.capturing)
+      return await (this.capturing ??= this.capture(status))
     } catch (error) {
       discard(payload)
       throw error
