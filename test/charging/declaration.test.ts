@@ -159,8 +159,8 @@ t.test('who pays', async t => {
 
 t.test('websockets are left alone', async t => {
   const app = await buildGateway(t)
-  app.decorateRequest('ws', null)
-  app.addHook('onRequest', async request => { Object.assign(request, { ws: request.headers['x-simulated'] ?? null }) })
+  app.decorateRequest('ws', false)
+  app.addHook('onRequest', async request => { Object.assign(request, { ws: request.headers['x-simulated'] !== undefined }) })
   const handler = async ({ credits }: FastifyRequest) => ({ held: credits?.held ?? null })
   app.get('/socket', { websocket: true, config } as RouteShorthandOptions, handler)
   app.get('/both', { wsHandler () {}, config } as RouteShorthandOptions, handler)

@@ -35,7 +35,9 @@ t.test('and over HTTP/2', async t => {
   }
   await forEachStyle(async (name, { method = 'GET' }) => {
     t.strictSame(await ask(`/price${pathOf(name)}`, name, method), await ask(`/plain${pathOf(name)}`, name, method), name)
-    t.equal((await settledAt(gateway, name)).used, pays[name], `${name}: what it pays`)
+    // Over HTTP/2 Node.js leaves out a header that cannot be sent.
+    const expected = name === 'has a header that cannot be sent' ? 100 : pays[name]
+    t.equal((await settledAt(gateway, name)).used, expected, `${name}: what it pays`)
   })
   client.close()
   t.strictSame(uncaught, [])

@@ -2,7 +2,7 @@ import type { FastifyReply } from 'fastify'
 
 type RewriteHeaders = (headers: object, request: unknown) => object
 
-interface ProxyingReply extends FastifyReply {
+interface ProxyingReply {
   from? (source?: string, options?: { rewriteHeaders?: RewriteHeaders }): unknown
 }
 
@@ -12,7 +12,7 @@ interface ProxyingReply extends FastifyReply {
  * aborted; the rewriting of its headers is the last that is seen of it.
  */
 export function watchUpstream (reply: FastifyReply, onReply: (status: number) => void): void {
-  const proxying = reply as ProxyingReply
+  const proxying = reply as unknown as ProxyingReply
   const { from } = proxying
   if (from === undefined) return
   proxying.from = (source, options) => {
