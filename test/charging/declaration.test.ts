@@ -26,6 +26,7 @@ t.test('a malformed config fails where it is declared, and names the route and t
     [{ operation: 'x', cost: 1, minimum: -1 }, '.minimum'],
     [{ operation: 'x', cost: 1, metadata: 'x' }, '.metadata'],
     [{ operation: 'x', cost: 1, ttl: 10 }, '.ttl'],
+    [{ operation: 'x', cost: 1, maxDuration: 10 }, '.maxDuration'],
     [{ operation: 'x', cost: 1, user: 'ann' }, '.user'],
     [{ operation: 'x', cost: 1, capture: 'never' }, '.capture'],
     [{ operation: 'x', cost: 1, onUnavailable: 'hope' }, '.onUnavailable'],
