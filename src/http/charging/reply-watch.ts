@@ -74,7 +74,7 @@ export class ReplyWatch {
   async pause<T> (promise: PromiseLike<T>): Promise<T> {
     const { reply } = this
     const { statusCode } = reply
-    const headers = { ...reply.getHeaders() }
+    const headers = copyHeaders(reply)
     this.isPaused = true
     Object.defineProperty(reply, 'sent', { configurable: true, value: true })
     try {
@@ -157,10 +157,17 @@ export class ReplyWatch {
   }
 }
 
-function restoreHeaders (reply: FastifyReply, before: ReturnType<FastifyReply['getHeaders']>) {
+type Headers = ReturnType<FastifyReply['getHeaders']>
+
+// Cookies are added to an array, so the array is copied.
+function copyHeaders (reply: FastifyReply): Headers {
+  return Object.fromEntries(Object.entries(reply.getHeaders()).map(([name, value]) => [name, Array.isArray(value) ? [...value] : value]))
+}
+
+function restoreHeaders (reply: FastifyReply, before: Headers) {
   for (const [name, value] of Object.entries(reply.getHeaders())) {
-    if (value === before[name]) continue
-    reply.removeHeader(name)
+    if (String(value) === String(before[name])) continue
+    if (before[name] === undefined || name === 'set-cookie') reply.removeHeader(name) // a cookie would be added
     if (before[name] !== undefined) reply.header(name, before[name])
   }
 }
