@@ -1,6 +1,7 @@
 import type { Database } from './database.js'
 import type { Metadata } from './metadata.js'
 import { functionCall } from './function-call.js'
+import { now } from './timers.js'
 
 const CAPTURES = functionCall('ai_credit_captures', ['bigint[]', 'bigint[]'])
 
@@ -27,7 +28,7 @@ export async function readCaptures (
     text: CAPTURES,
     values: () => [captures.map(({ holdId }) => holdId), captures.map(({ id }) => id)],
     repeatable: true
-  }, performance.now() + timeout)
+  }, now() + timeout, null)
   const facts: Array<[string, Metadata, number]> = JSON.parse(row.captures)
   return facts.map(([operation, metadata, amount]) => ({ operation, metadata, amount }))
 }
