@@ -11,7 +11,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 92252146546b52e0a15eb23865f55f8a1047cdddb9e4c5812a66a9f4db8d7395
+\set content 042e268de09ea8841d8645f231fb3251de976210ff607c69f0a1cd08dcf2f562
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;
