@@ -1,4 +1,5 @@
-import { CallQueue, type QueuedCall } from '../../src/ledger/call-queue.js'
+import { CallQueue } from '../../src/ledger/call-queue.js'
+import type { QueuedCall } from '../../src/ledger/lane.js'
 import { migrations } from '../../src/sql/index.js'
 import { openPool, PLENTY, query } from '../databases.js'
 import { charge, type Contender } from './contender.js'
@@ -26,7 +27,7 @@ export const ceiling: Contender = {
       })
       return rows
     }
-    const queue = new CallQueue<QueuedCall, unknown>({ together, alone: async call => (await together([call]))[0] }, Infinity)
+    const queue = new CallQueue<QueuedCall, unknown>({ together, alone: async call => (await together([call]))[0] }, { maxQueue: Infinity, patient: 1 })
     return {
       call: userId => queue.add({ userId, deadline: performance.now() + 5000 }),
       async charged () {
