@@ -11,7 +11,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 92252146546b52e0a15eb23865f55f8a1047cdddb9e4c5812a66a9f4db8d7395
+\set content 7d8527ed808bb556095954405b9120b444ed5648f96c6592c4b907393a42bca4
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;
