@@ -12,6 +12,7 @@ const PART = 50_000 // records of one transaction
 const RECORDS_PER_SECOND = 10_000
 
 const ALL = 'from :"schema".ai_credit_usage'
+const NONE = 'where false'
 
 const UNFILLED = `
   from :"schema".ai_credit_adoption where id operator(pg_catalog.>) coalesce((
@@ -37,6 +38,8 @@ export interface Adoption {
 interface State {
   /** There are tables to adopt. */
   originals: boolean
+  /** Usage records are among them. */
+  recorded: boolean
   /** The first step is done, and the last one is not. */
   begun: boolean
   /** Each record's place is worked out. */
@@ -48,11 +51,13 @@ interface State {
  * or AdoptionTooLongError, and has changed nothing then.
  */
 export async function beginAdoption (adoption: Adoption): Promise<void> {
-  if ((await readState(adoption)).originals) {
+  const { originals, recorded } = await readState(adoption)
+  if (originals) {
+    const records = recorded ? ALL : NONE
     await unlessDone(adoption, async () => {
       await check(adoption)
-      await refuseTooMany(adoption, ALL)
-      tell(adoption, 'columns', 0, await count(adoption, ALL))
+      await refuseTooMany(adoption, records)
+      tell(adoption, 'columns', 0, await count(adoption, records))
       await run(adoption, steps.columns)
     })
   }

@@ -101,7 +101,7 @@ begin
     execute format('alter table %s alter column id set default nextval(%L)', usage, sequence);
   end if;
   execute format('alter sequence %s as bigint no maxvalue no cycle', sequence);
-  execute format('select setval(%L, highest) from %1$s, (select greatest(max(id)::bigint, %s) as highest from %s) ids
+  execute format('select setval(%L, highest) from %1$s, (select greatest(max(id)::bigint, %s) as highest from %s) as taken
     where highest > last_value or highest = last_value and not is_called', sequence, taken, usage);
   if sequence::oid <> coalesce(to_regclass(format('%I.ai_credit_usage_id_seq', schema))::oid, 0) then
     execute format('alter sequence %s rename to ai_credit_usage_id_seq', sequence);

@@ -1,8 +1,10 @@
 -- How far adoption is. (psql sets variables of these names; the library reads them.)
 --   originals  there are tables to adopt
+--   recorded   ai_credit_usage is one of them
 --   begun      columns.sql is done, and finish.sql is not
 --   ordered    order.sql is done
 select adoption is null and (credits is not null or usage is not null) and migrations is null as originals,
+  usage is not null as recorded,
   adoption is not null as begun,
   exists (
     select from pg_catalog.pg_index where indrelid operator(pg_catalog.=) adoption::pg_catalog.oid) as ordered

@@ -49,7 +49,9 @@ with given (relname, column_name, type, types) as (
   union all
   select format('%s.%I is of type %s, which does not become %s by itself', name, column_name, type_name, type),
     case column_name
-      when 'id' then format('alter table %s rename column id to original_id; alter table %1$s add column id bigserial;', name)
+      when 'id' then format('alter table %s rename column id to original_id; alter table %1$s %salter column original_id '
+        'drop not null, add column id bigserial;', name, (select format('drop constraint %I, ', conname) from pg_constraint
+          where contype = 'p' and conrelid = attrelid and attnum = any(conkey)))
       when 'metadata' then format('alter table %s alter column metadata drop default, alter column metadata type jsonb '
         'using to_jsonb(metadata);', name)
       else format('alter table %s alter column %I drop default, alter column %2$I type %s using %2$I::text::%3$s;', name,

@@ -18,7 +18,7 @@ with recursive tables as (
   where ev_class <> views.oid
 ), points (place, problem, statement) as (
   select -max(depth), format('The view %s depends on columns that get another type. Afterwards make it again, from: %s',
-      oid::regclass, regexp_replace(pg_get_viewdef(oid), '\s+', ' ', 'g')),
+      oid::regclass, btrim(regexp_replace(pg_get_viewdef(oid), '\s+', ' ', 'g'), ' ;')),
     format('drop %s %s;', case relkind when 'm' then 'materialized view' else 'view' end, oid::regclass)
   from views join pg_class using (oid) group by oid, relkind
   union all

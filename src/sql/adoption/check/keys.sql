@@ -19,7 +19,7 @@ with tables as (
     array(select attname::text from unnest(indkey) with ordinality keys (attnum, place)
       left join pg_attribute on attrelid = tables.oid and pg_attribute.attnum = keys.attnum
       where place <= indnkeyatts) as names, -- null for an expression
-    indisunique, indclass
+    indisunique, indimmediate, indclass
   from tables join pg_index on indrelid = tables.oid left join pg_constraint on conindid = indexrelid and conrelid = indrelid
 ), refusing as (
   -- A column of the host's that is null in what the ledger writes makes it unique; one that may not be null refuses it.
@@ -31,7 +31,8 @@ with tables as (
     where attrelid = indexes.oid and attname = any(names)
       and attname not in (select attname from given where given.oid = indexes.oid)
   ) host
-  where indisunique and (key <> all(array_remove(names, null)) and not spares or indisprimary and refuses)
+  where indisunique and (key <> all(array_remove(names, null)) and not spares or indisprimary and refuses
+    or relname = 'ai_credits' and not indimmediate) -- ON CONFLICT takes none that is checked late
 ), fragile as (
   select indexrelid from indexes
   where indexrelid not in (select indexrelid from refusing) and exists (

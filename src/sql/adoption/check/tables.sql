@@ -17,7 +17,8 @@ with relations as (
   where relname in ('ai_credits', 'ai_credit_usage') and nspname <> :'schema'
     and current_setting('fastify_ai_credits.path')::jsonb ? nspname
     and not exists (select from relations where relations.relname = pg_class.relname)
-    and to_regclass(format('%I.ai_credit_migrations', nspname)) is null
+    and not exists (
+      select from pg_class ours where ours.relnamespace = pg_namespace.oid and ours.relname = 'ai_credit_migrations')
   union all
   select 3, format('%s belongs to %I, and only its owner can change it. As a superuser', name, pg_get_userbyid(relowner)),
     format('alter table %s owner to %I;', name, current_user)
