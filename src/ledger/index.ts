@@ -1,6 +1,7 @@
 import { parseLedgerOptions, type LedgerOptions, type ParsedLedgerOptions } from '../options.js'
 import { balance } from './balance.js'
 import { readCaptures } from './captures.js'
+import { readChanges } from './changes.js'
 import type { Context } from './context.js'
 import { Database, type Pool } from './database.js'
 import { deduct } from './deduct.js'
@@ -59,6 +60,7 @@ export function openLedger (
     emitter,
     low: options.low,
     readCaptures: captures => readCaptures(database, captures, options.timeout),
+    readChanges: settled => readChanges(database, settled, options.timeout),
     onError: onListenerError
   })
   const database = new Database(pool, options, settled => events.settled(settled))

@@ -11,7 +11,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 7d8527ed808bb556095954405b9120b444ed5648f96c6592c4b907393a42bca4
+\set content 1711eec2387d9baf6c7061a82cf06e255de3edfb94c6303e9f3170d4e5929f63
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

@@ -19,9 +19,9 @@ end
 $$;
 
 -- Sums up a part of the records that are older than daily usage, from the newest on down, and returns how many. It is
--- called until it returns 0, each time in a transaction of its own, before any process charges.
+-- called until it returns 0, each time in a transaction of its own, before any process charges. For the owner of the tables.
 create or replace function :"schema".ai_credit_sum_days(p_limit integer) returns bigint
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 language plpgsql as $$
 declare
   records bigint;
