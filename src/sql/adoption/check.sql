@@ -3,11 +3,14 @@
 --
 -- Each file adds its points, pairs of a problem and a statement, to the setting fastify_ai_credits.points.
 
-begin isolation level repeatable read, read only;
+begin isolation level read committed, read only;
 select set_config('fastify_ai_credits.schema', :'schema', true), set_config('fastify_ai_credits.points', '[]', true),
   set_config('fastify_ai_credits.path', to_json(current_schemas(false))::text, true);
 set local search_path to pg_catalog, pg_temp;
 set local statement_timeout to 0;
+
+-- Another process may be adopting: its locks on the two tables and what is read here could wait for each other.
+select pg_advisory_xact_lock(hashtextextended('fastify-ai-credits', 0));
 
 \ir check/tables.sql
 \ir check/columns.sql
