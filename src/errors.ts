@@ -135,6 +135,37 @@ export class FunctionsDifferError extends createError(
   'The credits functions in the database are number %s as those of this version, but differ from them. To replace them: ' +
   'delete from ai_credit_functions where number = %s, and start again', 500) {}
 
+/**
+ * At start: the tables `ai_credits` and `ai_credit_usage` were there before and cannot be adopted as they are. The message
+ * lists every obstacle with the statement that removes it. Nothing was changed.
+ */
+export class AdoptionError extends createError('FST_CREDITS_ADOPTION', '%s', 500) {}
+
+/**
+ * At start: there are more usage records to adopt than Fastify's `pluginTimeout` has time for. The message says what to
+ * run. Nothing was changed.
+ */
+export class AdoptionTooLongError extends createError('FST_CREDITS_ADOPTION_TOO_LONG', '%s', 500) {
+  constructor (seconds: number, schema: string, timeZone: string) {
+    super(`There are too many usage records to adopt them within the ${seconds} seconds of Fastify's pluginTimeout. ` +
+      'Give Fastify the option pluginTimeout: 0 for this start, or adopt them by hand first, with ' +
+      adoptionCommand(schema, timeZone))
+  }
+}
+
+/** At start: usage records were adopted and are not yet summed up by day, and `migrate` is off. The message says what to run. */
+export class AdoptionUnfinishedError extends createError('FST_CREDITS_ADOPTION_UNFINISHED', '%s', 500) {
+  constructor (schema: string, timeZone: string) {
+    super(`The usage records that were adopted are not yet summed up by day: start once with migrate: true, or run ${
+      adoptionCommand(schema, timeZone)}`)
+  }
+}
+
+function adoptionCommand (schema: string, timeZone: string) {
+  return '(cd node_modules/fastify-ai-credits/src/sql && psql "$DATABASE_URL" -v ON_ERROR_STOP=1 ' +
+    `-v schema=${schema} -v time_zone=${timeZone} -f tables.sql -f functions.sql -f daily_usage.sql)`
+}
+
 /** At start: the database keeps its days in another time zone than `timeZone` says. */
 export class TimeZoneMismatchError extends createError(
   'FST_CREDITS_TIME_ZONE', 'Option timeZone is %s, and this database keeps its days in %s', 500) {}

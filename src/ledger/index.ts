@@ -21,7 +21,7 @@ import { refund } from './refund.js'
 import { statement } from './statement.js'
 import { openTelemetry } from './telemetry.js'
 import { setAllowance, setOverdraft } from './terms.js'
-import type { Balance, Credits, History, HistoryInput, Ledger } from './types.js'
+import type { Balance, Credits, History, HistoryInput, Ledger, MigrateInput } from './types.js'
 
 const SAMPLE_DATA = functionCall('ai_credit_write_sample_data', ['varchar', 'varchar'])
 
@@ -29,6 +29,8 @@ const SAMPLE_DATA = functionCall('ai_credit_write_sample_data', ['varchar', 'var
 export interface PluginLedger extends Ledger {
   /** The methods that callers get. */
   credits: Credits
+  /** As the ledger's, within so many seconds (undefined: any number), or it throws AdoptionTooLongError at once. */
+  migrate (input?: { seconds?: number | undefined, onProgress?: MigrateInput['onProgress'] | undefined }): Promise<void>
   /** Throws what `migrate` would, where the tables are not there or not the right ones. */
   start (): Promise<void>
   /** Gives the default user the sample data, where it has no account yet. */
@@ -43,7 +45,7 @@ export interface PluginLedger extends Ledger {
  */
 export function createLedger (pool: Pool, options: LedgerOptions = {}): Ledger {
   const { credits, migrate, close } = openLedger(pool, parseLedgerOptions(options))
-  return { ...credits, migrate, close }
+  return { ...credits, migrate: ({ onProgress } = {}) => migrate({ onProgress }), close }
 }
 
 /**
@@ -82,8 +84,9 @@ export function openLedger (
     ...credits,
     credits,
     read: telemetry.measured({ history: (userId: string, input?: HistoryInput) => history(context, userId, input) }).history,
-    async migrate () {
-      await database.lend(connection => migrate(connection, options.schema))
+    async migrate ({ seconds, onProgress } = {}) {
+      const { schema, timeZone } = options
+      await database.lend(connection => migrate(connection, { schema, timeZone, seconds, onProgress }))
       await database.start()
       await telemetry.ready
     },

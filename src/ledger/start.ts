@@ -1,3 +1,5 @@
+import { AdoptionUnfinishedError } from '../errors.js'
+import { areDaysMissing } from './adopt.js'
 import type { Queryable } from './database.js'
 import { checkSchema } from './migrate.js'
 import { findSchema } from './schema.js'
@@ -21,6 +23,7 @@ export async function start (
   const schema = await findSchema(db, options.schema)
   await checkSchema(db, schema)
   options.timeZone = await settleTimeZone(db, schema, options.timeZone)
+  if (await areDaysMissing(db, schema)) throw new AdoptionUnfinishedError(schema, options.timeZone)
   const { rows: [{ isolation }] } = await db.query(
     "select pg_catalog.current_setting('default_transaction_isolation'::pg_catalog.text) as isolation")
   return { strictIsolation: isolation !== 'read committed' && isolation !== 'read uncommitted', schema }

@@ -11,7 +11,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 1316b6a1ab03f5562c780723f983f23761fc397ff574ff6b26bdbd094c7b7e61
+\set content c3935d5e71fc58453cd6f49e763952da0520f6ce94e8aac9a24cf72d0a61ad60
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

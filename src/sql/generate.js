@@ -31,6 +31,14 @@ export function tableFiles () {
     .map(file => ({ id: parseInt(file), file: `tables/${file}`, sql: read(`tables/${file}`) }))
 }
 
+const adoptionSteps = ['state', 'check', 'columns', 'order', 'records', 'finish']
+
+/** The steps of adoption/, by name. */
+export function adoptionFiles () {
+  return Object.fromEntries(adoptionSteps.map(name => [name, read(`adoption/${name}.sql`)
+    .replace(/^\\ir (.*)\n/gm, (_, file) => read(`adoption/${file}`)).replace(/^\\gset\n/m, '')]))
+}
+
 /** functions.sql with the hash of its content written into it. */
 export function sealed (source = read('functions.sql')) {
   return source.replace(/^\\set content .*$/m, `\\set content ${functionSet(source).content}`)
@@ -56,6 +64,9 @@ export interface FunctionSet {
 }
 
 export const tables: TableStep[] = ${JSON.stringify(tableFiles(), null, 2)}
+
+/** What adopts tables that were there before the library, step by step. */
+export const adoption = ${JSON.stringify(adoptionFiles(), null, 2)}
 
 export const functions: FunctionSet = ${JSON.stringify(functionSet(), null, 2)}
 `.replace(/^(\s*)"(\w+)":/gm, '$1$2:')
