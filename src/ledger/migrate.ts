@@ -19,7 +19,7 @@ interface Version {
 /** Refuses a database whose tables or functions are not those that this version of the library works with. */
 export async function checkSchema (db: Queryable, schema: string): Promise<void> {
   const version = await readVersion(db, schema)
-  refuse(version)
+  refuse(version, schema)
   if (version.tables < newest || version.functions < functions.number) {
     throw new MigrationRequiredError(version, { tables: newest, functions: functions.number }, schema)
   }
@@ -30,7 +30,7 @@ export async function migrate (connection: Connection, named: string | undefined
   const db: Queryable = { query: (text, values) => connection.query({ text, values: values ?? [] }) }
   const schema = await findSchema(db, named)
   const version = await readVersion(db, schema)
-  refuse(version)
+  refuse(version, schema)
   if (version.tables === 0) await createSchema(connection, schema)
   for (const { id, sql } of tables) {
     if (id > version.tables) await applyTables(connection, inSchema(sql, schema))
@@ -38,13 +38,13 @@ export async function migrate (connection: Connection, named: string | undefined
   if (version.functions < functions.number) await applyFunctions(connection, db, schema)
 }
 
-function refuse (version: Version) {
+function refuse (version: Version, schema: string) {
   const { number, content } = functions
   if (version.tables > 0 && version.tables < oldest) throw new SchemaTooOldError(version.tables, oldest)
   if (version.functions > number ? version.oldestCaller > number : version.tables > newest) {
     throw new SchemaTooNewError(version.functions, version.oldestCaller, number)
   }
-  if (version.functions === number && version.content !== content) throw new FunctionsDifferError(number, number)
+  if (version.functions === number && version.content !== content) throw new FunctionsDifferError(number, schema, number)
 }
 
 async function readVersion (db: Queryable, schema: string): Promise<Version> {

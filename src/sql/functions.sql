@@ -11,7 +11,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 92252146546b52e0a15eb23865f55f8a1047cdddb9e4c5812a66a9f4db8d7395
+\set content 71339dbc40d392f9af7283e3d079d70118989e68efa062cdf0fcc1c44e94dc69
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;
