@@ -11,7 +11,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 71339dbc40d392f9af7283e3d079d70118989e68efa062cdf0fcc1c44e94dc69
+\set content e21a7e65035d75d7d8ef93dac576491ac1ea3918c62d2dc5a95aa2964965b179
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;
