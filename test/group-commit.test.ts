@@ -340,7 +340,7 @@ t.test('calls on holds that another process made find their accounts together', 
   const last = outcomes.pop()
   t.match(last, { reason: { code: 'FST_CREDITS_NOT_FOUND' } })
   for (const [i, outcome] of outcomes.entries()) t.match(outcome, { value: { userId: `user ${i % 5}`, credits: i % 2 ? 1 : 2 } })
-  t.ok(statements.includes('ai_credit_hold_user'))
+  t.ok(statements.includes('ai_credit_hold_users'))
   t.ok(statements.length <= 6, statements.join())
   t.match(await ledger.reconcile(), { ok: true })
 })
@@ -417,8 +417,8 @@ function spy (pool: pg.Pool, statements: string[]) {
   pool.on('connect', client => {
     const query = client.query
     client.query = ((...args: [pg.QueryConfig]) => {
-      const name = /from (ai_credit_(?:deduct|hold|capture|release))\(|(ai_credit_execute|ai_credit_hold_user)\(/.exec(args[0].text ?? '')
-      if (name !== null) statements.push((name[1] ?? name[2])!)
+      const name = /\.(ai_credit_(?:deduct|hold|capture|release|execute|hold_users))\(/.exec(args[0].text ?? '')
+      if (name !== null) statements.push(name[1]!)
       return Reflect.apply(query, client, args)
     }) as typeof query
   })

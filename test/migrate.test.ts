@@ -210,11 +210,11 @@ t.test('tables.sql skips what is applied, and functions.sql replaces the functio
 t.test('functions.sql leaves newer functions alone, and others with its number', { skip: skipped }, async t => {
   const { pool, connectionString } = await changedDatabase(t, "update ai_credit_functions set content = 'other' where number = $1")
   const before = await dumpDatabase(pool)
-  await t.rejects(psql(connectionString, scripts), { stderr: new RegExp(`other functions with the same number, ${number}`) })
+  await t.rejects(psql(connectionString, scripts), { message: new RegExp(`other functions with the same number, ${number}`) })
   t.equal(await dumpDatabase(pool), before)
   await pool.query("insert into ai_credit_functions values ($1::integer + 1, $1, 'newer')", [number])
   const newer = await dumpDatabase(pool)
-  await t.rejects(psql(connectionString, scripts), { stderr: new RegExp(`newer functions, number ${number + 1}; these are number ${number}`) })
+  await t.rejects(psql(connectionString, scripts), { message: new RegExp(`newer functions, number ${number + 1}; these are number ${number}`) })
   t.equal(await dumpDatabase(pool), newer)
 })
 
@@ -223,7 +223,7 @@ t.test('running a file of tables/ by hand again is refused and changes nothing',
   const app = await buildGateway(t, { sampleData: true }, { connectionString })
   const before = await dumpDatabase(app.pg)
   for (const { file } of tables) {
-    await t.rejects(psql(connectionString, [file], ['-v', 'schema=public']), { stderr: /ai_credit_migrations_pkey/ }, file)
+    await t.rejects(psql(connectionString, [file], ['-v', 'schema=public']), { message: /ai_credit_migrations_pkey/ }, file)
   }
   t.equal(await dumpDatabase(app.pg), before)
 })
