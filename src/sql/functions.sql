@@ -11,7 +11,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content e21a7e65035d75d7d8ef93dac576491ac1ea3918c62d2dc5a95aa2964965b179
+\set content d8972aee7fb3bd45e1842100ba3bfe0aa1e7c97b9e37f1e1ea3983cf7f2198aa
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

@@ -10,6 +10,11 @@ const read = name => readFileSync(new URL(name, import.meta.url), 'utf8').replac
 // What names the schema by hand is the caller's to do here.
 const withoutConditions = text => text.replace(/^\\if [^]*?^\\endif\n/gm, '')
 
+/** A file that psql runs by itself, as it is without psql: with the schema and other variables still to be put in. */
+export function withoutPsql (file) {
+  return withoutConditions(read(file))
+}
+
 /** The text of functions.sql, and what it says of itself: its number, the oldest caller's, and the hash of its content. */
 export function functionSet (source = read('functions.sql')) {
   const variables = Object.fromEntries([...source.matchAll(/^\\set (\w+) (\w+)$/gm)].map(([, name, value]) => [name, value]))

@@ -11,12 +11,12 @@
     where c.oid = pg_catalog.to_regclass('ai_credits')), pg_catalog.current_schema()) as schema \gset
 \endif
 \set number 6
-\ir tables/due.psql
+\ir tables/due.sql
 \if :due
   \ir tables/006_tables.sql
 \endif
 \set number 7
-\ir tables/due.psql
+\ir tables/due.sql
 \if :due
   \ir tables/007_due.sql
 \endif

@@ -74,7 +74,7 @@ begin
   if account.due_at <= account.updated_at then
     before := account;
     account := :"schema".ai_credit_settle(account, p_allowance, case when p_lock_timeout is null then 100 else 2000 end);
-    perform :"schema".ai_credit_report_settled(before);
+    perform :"schema".ai_credit_report_settled(before, account.seq);
   end if;
   return account;
 end

@@ -191,7 +191,6 @@ begin
         line[place] := line[place] - lying[thing.hold_place];
         place := place + (place & -place);
       end loop;
-      lying[thing.hold_place] := 0;
       pins[thing.hold_place] := 0;
     else
       lies_at := thing.starts_at;
@@ -258,25 +257,34 @@ begin
 end
 $$;
 
--- Leaves word of what time has done to a locked account, until the transaction ends: the last column of the statement
--- that is under way hands it over. One JSON array for each account, separated by commas:
---   [user, total, used, held, [[kind, at, amount, reference, details, total after, used after, held after], ...]]
-create or replace function :"schema".ai_credit_report_settled(p_before :"schema".ai_credits) returns void
+-- Leaves word that time has changed a locked account, until the transaction ends: the last column of the statement that is
+-- under way hands it over. One JSON array for each account, separated by commas:
+--   [user, total, used, held, the seq before, the seq after]
+-- What has changed is read by ai_credit_changes, if anybody listens. It would make a long row, and PostgreSQL takes back a
+-- statement if the client is gone when the first part of a long row is sent.
+create or replace function :"schema".ai_credit_report_settled(p_before :"schema".ai_credits, p_seq bigint) returns void
 language plpgsql as $$
-declare
-  changes json;
 begin
-  select json_agg(json_build_array(kind, :"schema".ai_credit_iso(created_at), amount, reference_id::varchar, details,
-    total_after, used_after, held_after) order by seq)
-  into changes
-  from :"schema".ai_credit_events
-  where user_id = p_before.user_id and seq > p_before.seq;
+  perform set_config('fastify_ai_credits.settled',
+    concat_ws(',', nullif(current_setting('fastify_ai_credits.settled', true), ''),
+      json_build_array(p_before.user_id, p_before.total_credits, p_before.used_credits, p_before.held_credits,
+        p_before.seq, p_seq)),
+    true);
+end
+$$;
 
-  if changes is not null then
-    perform set_config('fastify_ai_credits.settled',
-      concat_ws(',', nullif(current_setting('fastify_ai_credits.settled', true), ''),
-        json_build_array(p_before.user_id, p_before.total_credits, p_before.used_credits, p_before.held_credits, changes)),
-      true);
-  end if;
+-- What time has changed of an account, from one seq to another: a JSON array, in order, of
+--   [kind, at, amount, reference, details, total after, used after, held after]
+create or replace function :"schema".ai_credit_changes(
+  p_user_id varchar, p_after_seq bigint, p_to_seq bigint, out changes varchar
+)
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+language plpgsql stable as $$
+begin
+  changes := (
+    select coalesce(json_agg(json_build_array(kind, :"schema".ai_credit_iso(created_at), amount, reference_id::varchar,
+      details, total_after, used_after, held_after) order by seq), '[]')
+    from :"schema".ai_credit_events
+    where user_id = p_user_id and seq > p_after_seq and seq <= p_to_seq);
 end
 $$;
