@@ -27,9 +27,12 @@ export class InsufficientCreditsError extends createError(
   }
 }
 
-/** 403: the request names an account that is not the one `identify` found. */
-export class ForbiddenError extends createError(
-  'FST_CREDITS_FORBIDDEN', 'The request names an account that is not its own', 403) {}
+/** 403: the request names an account that is not the one `identify` found, or `authorize` said no. */
+export class ForbiddenError extends createError('FST_CREDITS_FORBIDDEN', '%s', 403) {
+  constructor (reason = 'The request names an account that is not its own') {
+    super(reason)
+  }
+}
 
 /** 404: no hold, grant or usage record has this id, or it belongs to another account than the one named. */
 export class NotFoundError extends createError('FST_CREDITS_NOT_FOUND', 'There is no such %s', 404) {}
@@ -70,9 +73,26 @@ export class InvalidOptionError extends createError('FST_CREDITS_INVALID_OPTION'
   }
 }
 
+/** At registration: the plugin is there already. In a child context it may be registered again. */
+export class AlreadyRegisteredError extends createError(
+  'FST_CREDITS_ALREADY_REGISTERED',
+  'fastify-ai-credits is registered in this context already: register it again in a context of its own, ' +
+  'app.register(async child => { await child.register(credits, { … }) })', 500) {}
+
+/** At registration: the host, or another plugin, has decorated what this plugin decorates. */
+export class NameTakenError extends createError(
+  'FST_CREDITS_NAME_TAKEN',
+  '%s is there already, and fastify-ai-credits needs the name: ' +
+  'rename the other, or keep it out of the context that registers fastify-ai-credits', 500) {}
+
 /** 500, the host's bug: `identify` answered something that is no user id. */
 export class InvalidIdentityError extends createError(
   'FST_CREDITS_INVALID_IDENTITY', 'identify must answer a user id, { any: true }, or nothing; it answered %s', 500) {}
+
+/** 500, the host's bug: `authorize` returned neither yes nor no, nor a promise, and takes no `done`. */
+export class InvalidAuthorizationError extends createError(
+  'FST_CREDITS_INVALID_AUTHORIZATION',
+  'authorize must return true, false or a promise, or take a third parameter done and call it; it returned %s', 500) {}
 
 /** 500, the host's bug: a function of a route's `config.credits` answered something that nothing can be charged by. */
 export class InvalidChargeError extends createError(
@@ -114,6 +134,37 @@ export class FunctionsDifferError extends createError(
   'FST_CREDITS_FUNCTIONS_DIFFER',
   'The credits functions in the database are number %s as those of this version, but differ from them. To replace them: ' +
   'delete from ai_credit_functions where number = %s, and start again', 500) {}
+
+/**
+ * At start: the tables `ai_credits` and `ai_credit_usage` were there before and cannot be adopted as they are. The message
+ * lists every obstacle with the statement that removes it. Nothing was changed.
+ */
+export class AdoptionError extends createError('FST_CREDITS_ADOPTION', '%s', 500) {}
+
+/**
+ * At start: there are more usage records to adopt than Fastify's `pluginTimeout` has time for. The message says what to
+ * run. Nothing was changed.
+ */
+export class AdoptionTooLongError extends createError('FST_CREDITS_ADOPTION_TOO_LONG', '%s', 500) {
+  constructor (seconds: number, schema: string, timeZone: string) {
+    super(`There are too many usage records to adopt them within the ${seconds} seconds of Fastify's pluginTimeout. ` +
+      'Give Fastify the option pluginTimeout: 0 for this start, or adopt them by hand first, with ' +
+      adoptionCommand(schema, timeZone))
+  }
+}
+
+/** At start: usage records were adopted and are not yet summed up by day, and `migrate` is off. The message says what to run. */
+export class AdoptionUnfinishedError extends createError('FST_CREDITS_ADOPTION_UNFINISHED', '%s', 500) {
+  constructor (schema: string, timeZone: string) {
+    super(`The usage records that were adopted are not yet summed up by day: start once with migrate: true, or run ${
+      adoptionCommand(schema, timeZone)}`)
+  }
+}
+
+function adoptionCommand (schema: string, timeZone: string) {
+  return '(cd node_modules/fastify-ai-credits/src/sql && psql "$DATABASE_URL" -v ON_ERROR_STOP=1 ' +
+    `-v schema=${schema} -v time_zone=${timeZone} -f tables.sql -f functions.sql -f daily_usage.sql)`
+}
 
 /** At start: the database keeps its days in another time zone than `timeZone` says. */
 export class TimeZoneMismatchError extends createError(

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import { parseLedgerOptions, type LedgerOptions, type ParsedLedgerOptions } from '../options.js'
 import { balance } from './balance.js'
 import { readCaptures } from './captures.js'
@@ -20,7 +21,7 @@ import { refund } from './refund.js'
 import { statement } from './statement.js'
 import { openTelemetry } from './telemetry.js'
 import { setAllowance, setOverdraft } from './terms.js'
-import type { Balance, Credits, History, HistoryInput, Ledger } from './types.js'
+import type { Balance, Credits, History, HistoryInput, Ledger, MigrateInput } from './types.js'
 
 const SAMPLE_DATA = functionCall('ai_credit_write_sample_data', ['varchar', 'varchar'])
 
@@ -28,6 +29,8 @@ const SAMPLE_DATA = functionCall('ai_credit_write_sample_data', ['varchar', 'var
 export interface PluginLedger extends Ledger {
   /** The methods that callers get. */
   credits: Credits
+  /** As the ledger's, within so many seconds (undefined: any number), or it throws AdoptionTooLongError at once. */
+  migrate (input?: { seconds?: number | undefined, onProgress?: MigrateInput['onProgress'] | undefined }): Promise<void>
   /** Throws what `migrate` would, where the tables are not there or not the right ones. */
   start (): Promise<void>
   /** Gives the default user the sample data, where it has no account yet. */
@@ -42,7 +45,7 @@ export interface PluginLedger extends Ledger {
  */
 export function createLedger (pool: Pool, options: LedgerOptions = {}): Ledger {
   const { credits, migrate, close } = openLedger(pool, parseLedgerOptions(options))
-  return { ...credits, migrate, close }
+  return { ...credits, migrate: ({ onProgress } = {}) => migrate({ onProgress }), close }
 }
 
 /**
@@ -62,7 +65,7 @@ export function openLedger (
     onError: onListenerError
   })
   const database = new Database(pool, options, settled => events.settled(settled))
-  const telemetry = openTelemetry({ emitter, queueLength: () => context.postings.length })
+  const telemetry = openTelemetry({ emitter, queueLength: () => context.postings.length, hasPrice: options.prices.has })
   const allowance = JSON.stringify(typeof options.allowance === 'number' ? { credits: options.allowance } : options.allowance)
   const context: Context = {
     database,
@@ -81,8 +84,9 @@ export function openLedger (
     ...credits,
     credits,
     read: telemetry.measured({ history: (userId: string, input?: HistoryInput) => history(context, userId, input) }).history,
-    async migrate () {
-      await database.lend(connection => migrate(connection, options.schema))
+    async migrate ({ seconds, onProgress } = {}) {
+      const { schema, timeZone } = options
+      await database.lend(connection => migrate(connection, { schema, timeZone, seconds, onProgress }))
       await database.start()
       await telemetry.ready
     },
@@ -154,6 +158,8 @@ function hearErrors (pool: Pool, listener: (error: Error) => void) {
 
 function ignore (_error: Error) {}
 
+// Anything can be thrown, also what cannot be made a string.
 const warn: ListenerErrorHandler = (error, event) => {
-  process.emitWarning(`A listener of ${event} failed: ${error instanceof Error ? error.stack : error}`, 'CreditsListenerWarning')
+  const text = typeof error === 'string' ? error : inspect(error, { customInspect: false })
+  process.emitWarning(`A listener of ${event} failed: ${text}`, 'CreditsListenerWarning')
 }

@@ -1,7 +1,9 @@
 import { FunctionsDifferError, MigrationRequiredError, SchemaTooNewError, SchemaTooOldError } from '../errors.js'
 import { functions, tables } from '../sql/index.js'
+import { beginAdoption, endAdoption, sumDays, type Adoption } from './adopt.js'
 import type { Connection, Queryable } from './database.js'
 import { findSchema, inSchema } from './schema.js'
+import { settleTimeZone } from './time-zone.js'
 
 const newest = tables.at(-1)!.id
 const oldest = tables[0]!.id
@@ -25,17 +27,30 @@ export async function checkSchema (db: Queryable, schema: string): Promise<void>
   }
 }
 
-/** Creates or upgrades the tables and the functions. Several processes may do so at once. */
-export async function migrate (connection: Connection, named: string | undefined): Promise<void> {
+/** What `migrate` has to know. */
+export interface Migration extends Pick<Adoption, 'timeZone' | 'seconds' | 'onProgress'> {
+  /** The option `schema`. */
+  schema: string | undefined
+}
+
+/** Creates, adopts or upgrades the tables and the functions. Several processes may do so at once. */
+export async function migrate (connection: Connection, { schema: named, ...options }: Migration): Promise<void> {
   const db: Queryable = { query: (text, values) => connection.query({ text, values: values ?? [] }) }
   const schema = await findSchema(db, named)
   const version = await readVersion(db, schema)
   refuse(version)
-  if (version.tables === 0) await createSchema(connection, schema)
+  const adoption = { connection, schema, ...options }
+  if (version.tables === 0) {
+    await createSchema(connection, schema)
+    await beginAdoption(adoption)
+  }
   for (const { id, sql } of tables) {
     if (id > version.tables) await applyTables(connection, inSchema(sql, schema))
+    if (id === oldest) await endAdoption(adoption)
   }
   if (version.functions < functions.number) await applyFunctions(connection, db, schema)
+  await settleTimeZone(db, schema, options.timeZone)
+  await sumDays(adoption)
 }
 
 function refuse (version: Version) {

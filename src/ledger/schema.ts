@@ -27,11 +27,14 @@ export async function findSchema (db: Queryable, named: string | undefined): Pro
   if (named !== undefined) return named
   const { rows } = await db.query(CREDITS_TABLES)
   const tables = (rows as Table[]).filter(({ schema }) => !schema.startsWith('pg_'))
-  const found = schemasOf(tables.filter(({ visible }) => visible))
-  const elsewhere = schemasOf(tables)
-  if (found.length > 1) refuse(`ai_credits and ai_credit_usage are found in different schemas: ${found.join(', ')}`)
+  const visible = tables.filter(({ visible }) => visible)
+  // Of a table that the path does not reach, those that there are elsewhere.
+  const found = schemasOf([...visible, ...tables.filter(({ name }) => !visible.some(table => table.name === name))])
+  if (visible.length === 0 && found.length > 0) {
+    refuse(`there are credits tables in ${found.join(', ')}, which the search_path does not reach`)
+  }
+  if (found.length > 1) refuse(`ai_credits and ai_credit_usage are in different schemas: ${found.join(', ')}`)
   if (found.length === 1) return found[0]!
-  if (elsewhere.length > 0) refuse(`there are credits tables in ${elsewhere.join(', ')}, which the search_path does not reach`)
   const { rows: [first] } = await db.query(FIRST_SCHEMA)
   return first.schema ?? refuse('the search_path has no schema that exists')
 }

@@ -1,9 +1,9 @@
-import { InvalidOptionError, TimeZoneMismatchError } from '../errors.js'
+import { AdoptionUnfinishedError } from '../errors.js'
+import { areDaysMissing } from './adopt.js'
 import type { Queryable } from './database.js'
 import { checkSchema } from './migrate.js'
-import { findSchema, inSchema } from './schema.js'
-
-const INVALID_PARAMETER_VALUE = '22023'
+import { findSchema } from './schema.js'
+import { settleTimeZone } from './time-zone.js'
 
 /** What a ledger learns of its database before the first call. */
 export interface DatabaseFacts {
@@ -13,29 +13,18 @@ export interface DatabaseFacts {
   schema: string
 }
 
-/** Refuses a database that this ledger would misread: another schema, or another time zone. */
+/**
+ * Refuses a database that this ledger would misread: another schema, or another time zone. `options.timeZone` becomes the
+ * name that the database has for it.
+ */
 export async function start (
-  db: Queryable, { timeZone, schema: named }: { timeZone: string, schema: string | undefined }
+  db: Queryable, options: { timeZone: string, schema: string | undefined }
 ): Promise<DatabaseFacts> {
-  const schema = await findSchema(db, named)
+  const schema = await findSchema(db, options.schema)
   await checkSchema(db, schema)
-  await checkTimeZone(db, schema, timeZone)
+  options.timeZone = await settleTimeZone(db, schema, options.timeZone)
+  if (await areDaysMissing(db, schema)) throw new AdoptionUnfinishedError(schema, options.timeZone)
   const { rows: [{ isolation }] } = await db.query(
     "select pg_catalog.current_setting('default_transaction_isolation'::pg_catalog.text) as isolation")
   return { strictIsolation: isolation !== 'read committed' && isolation !== 'read uncommitted', schema }
-}
-
-async function checkTimeZone (db: Queryable, schema: string, timeZone: string) {
-  const kept = await useTimeZone(db, schema, timeZone)
-  if (kept !== timeZone) throw new TimeZoneMismatchError(timeZone, kept)
-}
-
-async function useTimeZone (db: Queryable, schema: string, timeZone: string): Promise<string> {
-  try {
-    const { rows: [{ kept }] } = await db.query(inSchema('select :"schema".ai_credit_use_time_zone($1::varchar) as kept', schema), [timeZone])
-    return kept
-  } catch (error) {
-    if ((error as { code?: unknown }).code !== INVALID_PARAMETER_VALUE) throw error
-    throw new InvalidOptionError('timeZone', `is ${timeZone}, which PostgreSQL does not know`)
-  }
 }

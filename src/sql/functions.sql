@@ -11,7 +11,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 042e268de09ea8841d8645f231fb3251de976210ff607c69f0a1cd08dcf2f562
+\set content c3935d5e71fc58453cd6f49e763952da0520f6ce94e8aac9a24cf72d0a61ad60
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

@@ -10,6 +10,11 @@ const read = name => readFileSync(new URL(name, import.meta.url), 'utf8').replac
 // What names the schema by hand is the caller's to do here.
 const withoutConditions = text => text.replace(/^\\if [^]*?^\\endif\n/gm, '')
 
+/** A file that psql runs by itself, as it is without psql: with the schema and other variables still to be put in. */
+export function withoutPsql (file) {
+  return withoutConditions(read(file))
+}
+
 /** The text of functions.sql, and what it says of itself: its number, the oldest caller's, and the hash of its content. */
 export function functionSet (source = read('functions.sql')) {
   const variables = Object.fromEntries([...source.matchAll(/^\\set (\w+) (\w+)$/gm)].map(([, name, value]) => [name, value]))
@@ -24,6 +29,14 @@ export function functionSet (source = read('functions.sql')) {
 export function tableFiles () {
   return readdirSync(new URL('tables', import.meta.url)).filter(name => /^\d{3}_.*\.sql$/.test(name)).sort()
     .map(file => ({ id: parseInt(file), file: `tables/${file}`, sql: read(`tables/${file}`) }))
+}
+
+const adoptionSteps = ['state', 'check', 'columns', 'order', 'records', 'finish']
+
+/** The steps of adoption/, by name. */
+export function adoptionFiles () {
+  return Object.fromEntries(adoptionSteps.map(name => [name, read(`adoption/${name}.sql`)
+    .replace(/^\\ir (.*)\n/gm, (_, file) => read(`adoption/${file}`)).replace(/^\\gset\n/m, '')]))
 }
 
 /** functions.sql with the hash of its content written into it. */
@@ -51,6 +64,9 @@ export interface FunctionSet {
 }
 
 export const tables: TableStep[] = ${JSON.stringify(tableFiles(), null, 2)}
+
+/** What adopts tables that were there before the library, step by step. */
+export const adoption = ${JSON.stringify(adoptionFiles(), null, 2)}
 
 export const functions: FunctionSet = ${JSON.stringify(functionSet(), null, 2)}
 `.replace(/^(\s*)"(\w+)":/gm, '$1$2:')

@@ -3,7 +3,8 @@
 --   psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f tables.sql -f functions.sql
 --
 -- The schema is the one in which PostgreSQL finds ai_credits, otherwise the first of the search_path; -v schema=name names
--- another one, which must be there.
+-- another one, which must be there. Where ai_credits and ai_credit_usage are there already, with rows, they are adopted
+-- (see adoption/); then run daily_usage.sql, too.
 
 \if :{?schema}
 \else
@@ -13,8 +14,10 @@
 \set number 6
 \ir tables/due.sql
 \if :due
+  \ir adoption/begin.sql
   \ir tables/006_tables.sql
 \endif
+\ir adoption/end.sql
 \set number 7
 \ir tables/due.sql
 \if :due

@@ -1,6 +1,5 @@
--- The tables, as of number 6: settings, accounts, usage records, daily usage, grants, holds, events, pruned books. The two
--- original tables, ai_credits and ai_credit_usage (INTEGER, SERIAL, TIMESTAMP, with rows), are upgraded in place where they
--- are there already.
+-- The tables, as of number 6: settings, accounts, usage records, daily usage, grants, holds, events, pruned books. Two of
+-- them, ai_credits and ai_credit_usage, may be there already: ../adoption has then given their first columns these types.
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;
@@ -26,35 +25,13 @@ create table :"schema".ai_credit_settings (
 
 create table if not exists :"schema".ai_credits (
   user_id varchar primary key,
-  total_credits bigint default 10000,
-  used_credits bigint default 0,
-  created_at timestamptz default now(),
-  updated_at timestamptz default now()
+  total_credits bigint not null default 10000,
+  used_credits bigint not null default 0,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
 );
 
--- Adopted accounts may have gaps where the original columns allowed null.
-update :"schema".ai_credits
-set total_credits = coalesce(total_credits, 10000),
-    used_credits = coalesce(used_credits, 0),
-    created_at = coalesce(created_at, updated_at, now()),
-    updated_at = coalesce(updated_at, created_at, now())
-where total_credits is null or used_credits is null or created_at is null or updated_at is null;
-
--- A timestamp without a zone is read in the session's time zone, which is how CURRENT_TIMESTAMP wrote it.
 alter table :"schema".ai_credits
-  alter column user_id type varchar,
-  alter column total_credits type bigint,
-  alter column total_credits set default 10000,
-  alter column total_credits set not null,
-  alter column used_credits type bigint,
-  alter column used_credits set default 0,
-  alter column used_credits set not null,
-  alter column created_at type timestamptz,
-  alter column created_at set default now(),
-  alter column created_at set not null,
-  alter column updated_at type timestamptz,
-  alter column updated_at set default now(),
-  alter column updated_at set not null,
   add column held_credits bigint not null default 0,          -- set aside by open holds
   add column spent_before bigint not null default 0,          -- spent, but not part of used_credits: earlier periods
   add column allocated bigint not null default 0,             -- spending already laid on grants
@@ -68,99 +45,28 @@ alter table :"schema".ai_credits
 
 create table if not exists :"schema".ai_credit_usage (
   id bigserial primary key,
-  user_id varchar,
-  credits_used bigint,
-  operation varchar,
-  metadata jsonb,
-  created_at timestamptz default now()
+  user_id varchar not null,
+  credits_used bigint not null,
+  operation varchar not null,
+  metadata jsonb not null default '{}',
+  created_at timestamptz not null default now()
 );
 
--- '' is an account that no caller can name: records that named nobody stay, and belong to nobody.
-update :"schema".ai_credit_usage
-set user_id = coalesce(user_id, ''),
-    credits_used = coalesce(credits_used, 0),
-    operation = coalesce(operation, ''),
-    metadata = coalesce(metadata, '{}'),
-    created_at = coalesce(created_at, now())
-where user_id is null or credits_used is null or operation is null or metadata is null or created_at is null;
-
+-- Adopted records get their place in the account's order, and their balances, after this: until then they have 0.
 alter table :"schema".ai_credit_usage
-  alter column id type bigint,
-  alter column user_id type varchar,
-  alter column user_id set not null,
-  alter column credits_used type bigint,
-  alter column credits_used drop default,
-  alter column credits_used set not null,
-  alter column operation type varchar,
-  alter column operation set not null,
-  alter column metadata type jsonb,
-  alter column metadata set default '{}',
-  alter column metadata set not null,
-  alter column created_at type timestamptz,
-  alter column created_at set default now(),
-  alter column created_at set not null,
-  add column seq bigint,                                      -- the account's posting number
+  add column seq bigint not null default 0,                   -- the account's posting number
   add column kind varchar not null default 'deduct',          -- what spent: the scope of an idempotency key
-  add column total_after bigint,                              -- the balance that the caller was answered
-  add column used_after bigint,
-  add column held_after bigint,
+  add column total_after bigint not null default 0,           -- the balance that the caller was answered
+  add column used_after bigint not null default 0,
+  add column held_after bigint not null default 0,
   add column idempotency_key varchar,
   add column request_hash bytea;                              -- SHA-256 of the request that first used the key
 
--- Ids are taken before their rows are written, from a sequence that has one name, also that of an adopted table.
-do $$
-declare
-  usage regclass := format('%I.ai_credit_usage', current_setting('fastify_ai_credits.schema'));
-  sequence regclass := pg_get_serial_sequence(usage::text, 'id');
-begin
-  execute format('alter sequence %s as bigint', sequence);
-  if (select relname from pg_class where oid = sequence) <> 'ai_credit_usage_id_seq' then
-    execute format('alter sequence %s rename to ai_credit_usage_id_seq', sequence);
-  end if;
-end
-$$;
-
--- Records of users without an account: they get one, as their first access would have given them.
-insert into :"schema".ai_credits (user_id)
-select distinct user_id from :"schema".ai_credit_usage
-on conflict (user_id) do nothing;
-
--- Adopted records get their place in the account's order, and balances that lead up to the one the account has.
-update :"schema".ai_credit_usage record
-set seq = history.seq,
-    total_after = account.total_credits,
-    used_after = account.used_credits - history.spent_later,
-    held_after = 0
-from :"schema".ai_credits account,
-  (select id, user_id,
-     row_number() over earlier as seq,
-     sum(credits_used) over (partition by user_id) - sum(credits_used) over earlier as spent_later
-   from :"schema".ai_credit_usage
-   window earlier as (partition by user_id order by created_at, id rows unbounded preceding)) history
-where history.id = record.id and account.user_id = history.user_id;
-
--- Where used_credits differs from the sum of the records, the difference is kept, and counts as laid on grants.
-update :"schema".ai_credits account
-set seq = history.records, opening_total = account.total_credits, opening_used = account.used_credits - history.spent,
-    spent_before = history.spent - account.used_credits, allocated = history.spent - account.used_credits
-from (
-  select user_id, count(record.id) as records, coalesce(sum(credits_used), 0) as spent
-  from :"schema".ai_credits left join :"schema".ai_credit_usage record using (user_id)
-  group by user_id
-) history
-where history.user_id = account.user_id;
-
 alter table :"schema".ai_credit_usage
-  alter column seq set not null,
-  alter column total_after set not null,
-  alter column used_after set not null,
-  alter column held_after set not null;
-
-create unique index ai_credit_usage_seq on :"schema".ai_credit_usage (user_id, seq);
-
--- The account's lock is what makes a key unique; this is the backstop. A capture's key belongs to its hold instead.
-create unique index ai_credit_usage_key on :"schema".ai_credit_usage (user_id, kind, idempotency_key)
-  where idempotency_key is not null and kind <> 'capture';
+  alter column seq drop default,
+  alter column total_after drop default,
+  alter column used_after drop default,
+  alter column held_after drop default;
 
 -- Daily usage: written with each charge, so that reading history costs what is shown
 
@@ -187,11 +93,6 @@ alter table :"schema".ai_credit_usage
   add column uncollected bigint,  -- of a capture: what was asked for and not there
   add column refunded_id bigint,  -- of a refund: the record that it gives back
   add column reason varchar;      -- of a refund
-
-create unique index ai_credit_usage_capture_key on :"schema".ai_credit_usage (user_id, hold_id, idempotency_key)
-  where kind = 'capture' and idempotency_key is not null;
-
-create index ai_credit_usage_refunded on :"schema".ai_credit_usage (user_id, refunded_id) where refunded_id is not null;
 
 -- Credits given, which burn in the order of priority, expiry and age. The allowance is one too, made when it is first
 -- needed: an account that only deducts has none.

@@ -16,6 +16,19 @@ create table :"schema".ai_credit_functions (
   installed_at timestamptz not null default now()
 );
 
+-- Indexes of usage records, made when adopted records have their places: until then they would be in the way of the writing.
+-- A database that was at number 6 has them.
+set local statement_timeout to 0;
+create unique index if not exists ai_credit_usage_seq on :"schema".ai_credit_usage (user_id, seq);
+
+-- The account's lock is what makes a key unique; this is the backstop. A capture's key belongs to its hold instead.
+create unique index if not exists ai_credit_usage_key on :"schema".ai_credit_usage (user_id, kind, idempotency_key)
+  where idempotency_key is not null and kind <> 'capture';
+create unique index if not exists ai_credit_usage_capture_key on :"schema".ai_credit_usage (user_id, hold_id, idempotency_key)
+  where kind = 'capture' and idempotency_key is not null;
+create index if not exists ai_credit_usage_refunded on :"schema".ai_credit_usage (user_id, refunded_id)
+  where refunded_id is not null;
+
 -- The holds of an account that lapse next.
 create index ai_credit_holds_ends on :"schema".ai_credit_holds (user_id, expires_at, id) where state = 'open';
 drop index :"schema".ai_credit_holds_open;
