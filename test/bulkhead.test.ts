@@ -114,7 +114,8 @@ for (const { max, most } of [{ max: 10, most: 4 }, { max: 5, most: 2 }, { max: 2
       seen.push(count)
       await sleep(20)
     }
-    t.equal(Math.max(...seen), most)
+    t.ok(Math.max(...seen) <= most, seen.join())
+    t.ok(Math.max(...seen) > 0, 'some wait there, to be the next')
     await unlock()
     await t.resolves(waiting)
   })

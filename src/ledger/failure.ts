@@ -48,9 +48,21 @@ export function mayRepeat (error: unknown, repeatable: boolean): boolean {
   return ROLLED_BACK.has(sqlStateOf(error) ?? '') || (repeatable && isConnectionLost(error))
 }
 
+const LATE = 'No answer within timeout'
+
 /** The error of a call whose deadline has passed. */
-export function late (reason?: string): UnavailableError {
-  return new UnavailableError(new Error(`No answer within timeout${reason === undefined ? '' : `: ${reason}`}`))
+export function late (): UnavailableError {
+  return new UnavailableError(new Error(LATE))
+}
+
+/** The same, where it is known that the account was locked elsewhere. */
+export function lateForLock (): UnavailableError {
+  return new UnavailableError(new Error(`${LATE}: the account is locked elsewhere`))
+}
+
+/** Whether it is the error of a call whose deadline has passed. */
+export function isLate (error: unknown): boolean {
+  return error instanceof UnavailableError && (error.cause as { message?: unknown } | undefined)?.message === LATE
 }
 
 /** The error of a call that finds as many waiting as may be. */

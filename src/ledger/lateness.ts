@@ -1,4 +1,4 @@
-import { late } from './failure.js'
+import { late, lateForLock } from './failure.js'
 import type { Entry, QueuedCall } from './lane.js'
 import { clearTimeout, now, setTimeout } from './timers.js'
 
@@ -29,7 +29,7 @@ export class Lateness<Call extends QueuedCall, Answer> {
         if (entry.call.deadline > instant) return this.watch(entry.call.deadline)
         this.remove(entry)
         entry.call.deadline = -Infinity // it is not to be sent after all
-        entry.reject(late(entry.lane.stalled ? 'the account is locked elsewhere' : undefined))
+        entry.reject(entry.lane.stalled ? lateForLock() : late())
       }
     }, deadline - now())
   }

@@ -60,18 +60,20 @@ const VERDICTS = ['busy', 'accepted', 'replayed', 'conflict', 'insufficient', 'm
 
 const OBSTACLES: Partial<Record<string, Obstacle>> = { busy: BUSY, new: NEW, settling: SETTLING }
 
-// Of a statement that waits for an account, in milliseconds. Then others have their turn.
+// For how many milliseconds a statement waits for an account. Then others have their turn; in a pool of one, all others.
 const PATIENCE = 250
+const PATIENCE_OF_ONE = 25
 
 /** Where statements are that have no account, or do not know it yet. No account has this name. */
 export const NO_ACCOUNT = ''
 
 /** Postings on a database, which share statements where they can. */
 export function openPostings (database: Database, { allowance, timeZone, maxQueue, onSend }: PostingOptions): Postings {
+  const patience = database.maxConnections === 1 ? PATIENCE_OF_ONE : PATIENCE
   const queue = new CallQueue<Call, Verdict>({
     async alone ({ call, statement, deadline }, patient) {
       if (call !== undefined) onSend(1)
-      const row = await database.send(statement, deadline, patient ? PATIENCE : null)
+      const row = await database.send(statement, deadline, patient ? patience : null)
       return OBSTACLES[row.verdict] ?? row
     },
     async together (calls) {
