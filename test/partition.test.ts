@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { createLedger } from '../src/index.js'
@@ -89,23 +90,24 @@ partitionTest('partitions that were pruned can be dropped', async (t, { credits,
 })
 
 partitionTest('functions and views keep what they were, and who may use them', async (t, { pool, partition }) => {
-  await pool.query('create role reads_partitions; grant select on ai_credit_usage, ai_credit_entries to reads_partitions;' +
-    ' grant execute on all functions in schema public to reads_partitions')
-  t.teardown(() => pool.query('drop owned by reads_partitions; drop role reads_partitions'))
+  const role = `reader_${randomUUID().replaceAll('-', '')}`
+  await pool.query(`create role ${role}; grant select on ai_credit_usage, ai_credit_entries to ${role};
+    grant execute on all functions in schema public to ${role}`)
+  t.teardown(() => pool.query(`drop owned by ${role}; drop role ${role}`))
   const properties = async () => (await pool.query(`
     select pg_get_functiondef(oid) as is, pg_get_userbyid(proowner) as owner, has_function_privilege('public', oid, 'execute') as everybody,
-      has_function_privilege('reads_partitions', oid, 'execute') as reader
+      has_function_privilege('${role}', oid, 'execute') as reader
     from pg_proc where proname like 'ai\\_credit\\_%' and proname not like 'ai\\_credit\\_usage\\_%'
     union all
     select relname || pg_get_viewdef(pg_class.oid), pg_get_userbyid(relowner), has_table_privilege('public', pg_class.oid, 'select'),
-      has_table_privilege('reads_partitions', pg_class.oid, 'select')
+      has_table_privilege('${role}', pg_class.oid, 'select')
     from pg_class where relname = 'ai_credit_entries'
     order by 1`)).rows
   const before = await properties()
   t.ok(before.some(({ is }) => /SECURITY DEFINER/.test(is)))
   await partition()
   t.strictSame(await properties(), before)
-  t.strictSame((await pool.query("select has_table_privilege('reads_partitions', 'ai_credit_usage', 'select') as reads")).rows, [{ reads: true }])
+  t.strictSame((await pool.query(`select has_table_privilege('${role}', 'ai_credit_usage', 'select') as reads`)).rows, [{ reads: true }])
   t.strictSame((await pool.query(`select has_function_privilege('public', oid, 'execute') as everybody from pg_proc
     where proname like 'ai\\_credit\\_usage\\_%'`)).rows, [{ everybody: false }, { everybody: false }])
 })

@@ -1,6 +1,7 @@
-import { readFileSync } from 'node:fs'
 import pg from 'pg'
 import { inSchema } from '../../src/ledger/schema.js'
+// @ts-expect-error: no types
+import { withoutPsql } from '../../src/sql/generate.js'
 import { functions, tables } from '../../src/sql/index.js'
 import { clockSchema, setFunctionsClock } from './clock-schema.js'
 
@@ -17,8 +18,7 @@ export const partitioned = process.env.TEST_PARTITIONED !== undefined
 export const partitionFile = new URL('../../docs/partition-usage.sql', import.meta.url)
 
 /** The same as psql sends it for the schema public. */
-export const partitionScript = inSchema(
-  readFileSync(partitionFile, 'utf8').replace(/^\\if [^]*?^\\endif$/m, ''), 'public')
+export const partitionScript = inSchema(withoutPsql('../../docs/partition-usage.sql'), 'public')
 
 /** What makes the ledger's tables and functions in the schema public. */
 export const ledgerScripts = [...tables.map(({ sql }) => sql), functions.sql].map(sql => inSchema(sql, 'public'))
