@@ -27,9 +27,12 @@ export class InsufficientCreditsError extends createError(
   }
 }
 
-/** 403: the request names an account that is not the one `identify` found. */
-export class ForbiddenError extends createError(
-  'FST_CREDITS_FORBIDDEN', 'The request names an account that is not its own', 403) {}
+/** 403: the request names an account that is not the one `identify` found, or `authorize` said no. */
+export class ForbiddenError extends createError('FST_CREDITS_FORBIDDEN', '%s', 403) {
+  constructor (reason = 'The request names an account that is not its own') {
+    super(reason)
+  }
+}
 
 /** 404: no hold, grant or usage record has this id, or it belongs to another account than the one named. */
 export class NotFoundError extends createError('FST_CREDITS_NOT_FOUND', 'There is no such %s', 404) {}
@@ -70,9 +73,26 @@ export class InvalidOptionError extends createError('FST_CREDITS_INVALID_OPTION'
   }
 }
 
+/** At registration: the plugin is there already. In a child context it may be registered again. */
+export class AlreadyRegisteredError extends createError(
+  'FST_CREDITS_ALREADY_REGISTERED',
+  'fastify-ai-credits is registered in this context already: register it again in a context of its own, ' +
+  'app.register(async child => { await child.register(credits, { … }) })', 500) {}
+
+/** At registration: the host, or another plugin, has decorated what this plugin decorates. */
+export class NameTakenError extends createError(
+  'FST_CREDITS_NAME_TAKEN',
+  '%s is there already, and fastify-ai-credits needs the name: ' +
+  'rename the other, or keep it out of the context that registers fastify-ai-credits', 500) {}
+
 /** 500, the host's bug: `identify` answered something that is no user id. */
 export class InvalidIdentityError extends createError(
   'FST_CREDITS_INVALID_IDENTITY', 'identify must answer a user id, { any: true }, or nothing; it answered %s', 500) {}
+
+/** 500, the host's bug: `authorize` returned neither yes nor no, nor a promise, and takes no `done`. */
+export class InvalidAuthorizationError extends createError(
+  'FST_CREDITS_INVALID_AUTHORIZATION',
+  'authorize must return true, false or a promise, or take a third parameter done and call it; it returned %s', 500) {}
 
 /** 500, the host's bug: a function of a route's `config.credits` answered something that nothing can be charged by. */
 export class InvalidChargeError extends createError(

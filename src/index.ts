@@ -3,6 +3,7 @@ import fp from 'fastify-plugin'
 import type { RouteCredits } from './http/charging/config.js'
 import { chargeRoutes } from './http/charging/index.js'
 import type { RequestCredits } from './http/charging/request-credits.js'
+import { claimNames } from './http/names.js'
 import { enabledRoutes, registerRoutes } from './http/routes.js'
 import { openLedger } from './ledger/index.js'
 import type { AdoptionProgress, Credits } from './ledger/types.js'
@@ -18,7 +19,7 @@ export type * from './ledger/prices/types.js'
 export type * from './ledger/types.js'
 export type { ChargedRequest, RouteCredits } from './http/charging/config.js'
 export type { RequestCredits } from './http/charging/request-credits.js'
-export type { CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions, RecurringAllowance } from './options.js'
+export type { Authorize, CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions, RecurringAllowance } from './options.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -39,6 +40,7 @@ declare module 'fastify' {
 
 async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions) {
   const options = parsePluginOptions(given)
+  claimNames(fastify)
   const charging = chargeRoutes(fastify, options) // before anything is awaited: routes may be declared meanwhile
   const pool = await findPool(fastify, options)
   const ledger = openLedger(pool, options, ({ message, code }: Error & { code?: string }) => {

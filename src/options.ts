@@ -1,5 +1,5 @@
 import { Type, type TProperties } from '@sinclair/typebox'
-import type { FastifyReply, FastifyRequest, RouteShorthandOptions } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction, RouteShorthandOptions } from 'fastify'
 import { InvalidOptionError } from './errors.js'
 import type { LowThreshold } from './ledger/credits-events.js'
 import {
@@ -48,7 +48,7 @@ export interface LedgerOptions {
   historyLimit?: number
   /**
    * IANA name of the time zone in which a day begins. All processes on a database share its daily usage, so the first
-   * one decides, and one that says otherwise is refused at start. Default: `'UTC'`.
+   * one decides, and one that says otherwise is refused at start; another name of the same zone will do. Default: `'UTC'`.
    */
   timeZone?: string
   /** Milliseconds in which every call is answered, if only by an UnavailableError. Default: 5000. */
@@ -78,6 +78,18 @@ export interface LedgerOptions {
  */
 export type Identity = string | { any: true } | null | undefined
 
+/**
+ * A hook that says whether a request may pass, in each of Fastify's styles: it returns a promise, or takes `done` as its
+ * third parameter and calls it. Or it returns true or false.
+ *
+ * Yes is: `true`, a promise that resolves to nothing or to something truthy, and `done()`. All else is no: an error that
+ * is thrown, rejected with or given to `done`; a reply that the hook sends; `false`, `null`, `0` or `''`, also as what a
+ * promise resolves to or as the second argument of `done`; and nothing at all, returned without a promise or `done`.
+ */
+export type Authorize = (
+  this: FastifyInstance, request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction
+) => unknown
+
 /** The host's own options of one of the plugin's routes. */
 export type CreditsRouteOptions =
   Pick<RouteShorthandOptions, 'onRequest' | 'preValidation' | 'preHandler' | 'config' | 'constraints'>
@@ -102,10 +114,10 @@ export interface FastifyAiCreditsOptions extends LedgerOptions {
   identify?: (request: FastifyRequest) => Identity | Promise<Identity>
   /**
    * Registers routes for services in other languages: grants, holds, refunds and the statement. `authorize` is called
-   * for each request, after validation and all of the host's hooks, and must let it through: one that throws, replies
-   * or answers `false` (403) does not. Default: there are no such routes.
+   * for each request, after validation and all of the host's hooks, and must say yes; of a list, each must. Default:
+   * there are no such routes.
    */
-  management?: { authorize: (request: FastifyRequest, reply: FastifyReply) => unknown }
+  management?: { authorize: Authorize | Authorize[] }
   /** Name of the `@fastify/postgres` instance to use. Default: the unnamed one. */
   pg?: string
   /** Opens a pool of the plugin's own, for a host without `@fastify/postgres`. Not together with `pg`. */
@@ -167,10 +179,19 @@ function isValid (schema: ReturnType<typeof strict>) {
   return (value: unknown) => problemOf(value) === undefined
 }
 
-const managementProblem = compile(Type.Object({ authorize: Callable }, { additionalProperties: false }))
+const Authorization = field<Authorize | Authorize[]>('authorize', {},
+  value => Array.isArray(value) ? value.length > 0 && value.every(isHook) : isHook(value), '')
+
+// Fastify refuses an async hook that takes `done`, too: it would have two ways to say what it says.
+function isHook (value: unknown) {
+  return typeof value === 'function' && !(value.constructor.name === 'AsyncFunction' && value.length === 3)
+}
+
+const managementProblem = compile(Type.Object({ authorize: Authorization }, { additionalProperties: false }))
 
 const Management = field<FastifyAiCreditsOptions['management']>('management', {},
-  value => managementProblem(value) === undefined, 'must be { authorize }, a function that lets requests through')
+  value => managementProblem(value) === undefined,
+  'must be { authorize }: a hook that lets requests through or a list of them, an async one without done')
 
 const rolloverProblem = compile(Type.Object({ max: CreditsOrNone }, { additionalProperties: false }))
 

@@ -18,16 +18,22 @@ export interface CaptureFacts {
   amount: number
 }
 
-/** Reads what captures were for, in their order: a shared statement answers only numbers, of many captures. */
+/**
+ * Reads what captures were for, in their order: a shared statement answers only numbers, of many captures. Returns
+ * undefined for one that has been pruned since.
+ */
 export async function readCaptures (
   database: Database, captures: readonly CaptureIds[], timeout: number
-): Promise<CaptureFacts[]> {
+): Promise<Array<CaptureFacts | undefined>> {
   const row = await database.send({
     name: 'ai_credit_captures',
     text: CAPTURES,
     values: () => [captures.map(({ holdId }) => holdId), captures.map(({ id }) => id)],
     repeatable: true
   }, performance.now() + timeout)
-  const facts: Array<[string, Metadata, number]> = JSON.parse(row.captures)
-  return facts.map(([operation, metadata, amount]) => ({ operation, metadata, amount }))
+  const facts: Array<[string | null, Metadata | null, number | null]> = JSON.parse(row.captures)
+  return facts.map(([operation, metadata, amount], index) => {
+    const gone = operation === null || (captures[index]!.id !== null && metadata === null)
+    return gone ? undefined : { operation, metadata: metadata!, amount: amount! }
+  })
 }

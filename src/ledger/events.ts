@@ -12,7 +12,7 @@ export interface EventsOptions {
   /** The thresholds of `low`. */
   low: readonly LowThreshold[]
   /** Reads what captures were for. */
-  readCaptures: (captures: CaptureIds[]) => Promise<CaptureFacts[]>
+  readCaptures: (captures: CaptureIds[]) => Promise<Array<CaptureFacts | undefined>>
   /** Reads what time has changed. */
   readChanges: (settled: Settled) => Promise<Change[]>
   /** Is told of captures and changes that could not be read, and so are not told of. */
@@ -167,11 +167,14 @@ export class Events {
     this.delivering = undefined
   }
 
-  private async factsOf (captures: Captured[]): Promise<Map<Captured, CaptureFacts>> {
+  private async factsOf (captures: Captured[]): Promise<Map<Captured, CaptureFacts | undefined>> {
     if (captures.length === 0) return new Map()
     try {
       const facts = await this.options.readCaptures(captures)
-      return new Map(captures.map((capture, index) => [capture, facts[index]!]))
+      if (facts.includes(undefined)) {
+        this.options.onError(new Error('A capture was pruned before listeners were told of it'), 'deducted')
+      }
+      return new Map(captures.map((capture, index) => [capture, facts[index]]))
     } catch (error) {
       this.options.onError(error, 'deducted')
       return new Map()

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import { parseLedgerOptions, type LedgerOptions, type ParsedLedgerOptions } from '../options.js'
 import { balance } from './balance.js'
 import { readCaptures } from './captures.js'
@@ -64,7 +65,7 @@ export function openLedger (
     onError: onListenerError
   })
   const database = new Database(pool, options, settled => events.settled(settled))
-  const telemetry = openTelemetry({ emitter, queueLength: () => context.postings.length })
+  const telemetry = openTelemetry({ emitter, queueLength: () => context.postings.length, hasPrice: options.prices.has })
   const allowance = JSON.stringify(typeof options.allowance === 'number' ? { credits: options.allowance } : options.allowance)
   const context: Context = {
     database,
@@ -157,6 +158,8 @@ function hearErrors (pool: Pool, listener: (error: Error) => void) {
 
 function ignore (_error: Error) {}
 
+// Anything can be thrown, also what cannot be made a string.
 const warn: ListenerErrorHandler = (error, event) => {
-  process.emitWarning(`A listener of ${event} failed: ${error instanceof Error ? error.stack : error}`, 'CreditsListenerWarning')
+  const text = typeof error === 'string' ? error : inspect(error, { customInspect: false })
+  process.emitWarning(`A listener of ${event} failed: ${text}`, 'CreditsListenerWarning')
 }

@@ -3,7 +3,7 @@ import { functions, tables } from '../sql/index.js'
 import { beginAdoption, endAdoption, sumDays, type Adoption } from './adopt.js'
 import type { Connection, Queryable } from './database.js'
 import { findSchema, inSchema } from './schema.js'
-import { checkTimeZone } from './time-zone.js'
+import { settleTimeZone } from './time-zone.js'
 
 const newest = tables.at(-1)!.id
 const oldest = tables[0]!.id
@@ -49,7 +49,7 @@ export async function migrate (connection: Connection, { schema: named, ...optio
     if (id === oldest) await endAdoption(adoption)
   }
   if (version.functions < functions.number) await applyFunctions(connection, db, schema)
-  await checkTimeZone(db, schema, options.timeZone)
+  await settleTimeZone(db, schema, options.timeZone)
   await sumDays(adoption)
 }
 

@@ -11,7 +11,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 1711eec2387d9baf6c7061a82cf06e255de3edfb94c6303e9f3170d4e5929f63
+\set content c3935d5e71fc58453cd6f49e763952da0520f6ce94e8aac9a24cf72d0a61ad60
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

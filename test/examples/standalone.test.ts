@@ -136,10 +136,9 @@ t.test('a killed server loses no acknowledged charge', async t => {
     }
   })
   const ended = Promise.allSettled(charging)
-  await new Promise(resolve => setTimeout(resolve, 1000))
+  while (charged < 50) await new Promise(resolve => setTimeout(resolve, 20))
   await first.end('SIGKILL')
   await ended
-  t.ok(charged > 0)
   t.equal((await locks(folder)).length, 1, 'the lock is left behind')
 
   const second = await start(t, folder)

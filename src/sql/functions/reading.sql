@@ -138,11 +138,11 @@ create or replace function :"schema".ai_credit_statement(
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
 language plpgsql as $$
 declare
-  account :"schema".ai_credits;
+  account :"schema".ai_credits := :"schema".ai_credit_current(p_user_id, p_allowance, p_lock_timeout);
   opening_seq bigint;
   after_seq bigint;
+  last_seq bigint := 9223372036854775807;
 begin
-  account := :"schema".ai_credit_current(p_user_id, p_allowance, p_lock_timeout);
   if account.user_id is null or account.due_at <= account.updated_at then
     verdict := :"schema".ai_credit_obstacle(account, p_user_id);
     return;
@@ -153,13 +153,16 @@ begin
   if p_from is not null then
     after_seq := greatest(after_seq, :"schema".ai_credit_seq_before(p_user_id, opening_seq, p_from));
   end if;
+  if p_to is not null then
+    last_seq := :"schema".ai_credit_seq_before(p_user_id, opening_seq, p_to);
+  end if;
   select coalesce(json_agg(json_build_array(seq, kind, :"schema".ai_credit_iso(created_at), amount, total_after, used_after,
       held_after, id::varchar, reference_id::varchar, operation, metadata, reason, details, price_version, quantities)
       order by seq), '[]')::varchar
   into entries
   from (
     select * from :"schema".ai_credit_entries
-    where user_id = p_user_id and seq > after_seq and seq >= opening_seq and (seq > opening_seq or kind = 'opening')
+    where user_id = p_user_id and seq > after_seq and seq <= last_seq and seq >= opening_seq and (seq > opening_seq or kind = 'opening')
       and (p_from is null or created_at >= p_from) and (p_to is null or created_at < p_to)
     order by seq
     limit p_limit
