@@ -52,17 +52,27 @@ export class IdempotencyConflictError extends createError(
   'FST_CREDITS_IDEMPOTENCY_CONFLICT', 'The idempotency key was already used for a different request', 409) {}
 
 /**
- * 503: the database cannot be reached, refused, or did not answer within `timeout`, or `maxQueue` calls are waiting. Whether anything was charged is
- * unknown: a call with an idempotency key can be repeated safely. `cause` is the database's own error.
+ * 503: the database cannot be reached, refused, or did not answer within `timeout`, or `maxQueue` calls are waiting. Whether
+ * anything was charged is unknown: a call with an idempotency key can be repeated safely. `cause` is the database's own
+ * error; at start the message says it, too.
  */
 export class UnavailableError extends createError(
   'FST_CREDITS_UNAVAILABLE', 'The credits database is unavailable', 503) {
   /** Reply headers, in Fastify's convention. */
   readonly headers = { 'retry-after': '1' }
 
-  constructor (cause: unknown) {
+  constructor (cause: unknown, reason?: string) {
     super()
+    if (reason !== undefined) this.message += `: ${reason}`
     this.cause = cause
+  }
+}
+
+/** At start: the database has another encoding than UTF8, and could not hold every user, operation or key. */
+export class EncodingError extends createError(
+  'FST_CREDITS_ENCODING', 'The database has the encoding %s, and fastify-ai-credits needs UTF8', 500) {
+  constructor (readonly encoding: string) {
+    super(encoding)
   }
 }
 

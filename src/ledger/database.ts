@@ -1,9 +1,10 @@
 import { UnavailableError } from '../errors.js'
 import { Connections } from './connections.js'
 import { within } from './deadline.js'
-import { asCreditsError, isCancelled, isLockTimeout, isUseless, mayRepeat } from './failure.js'
+import { asCreditsError, isCancelled, isLockTimeout, isUseless, mayRepeat, reasonOf } from './failure.js'
+import { Prepared } from './prepared.js'
 import { inSchema } from './schema.js'
-import { start, type DatabaseFacts } from './start.js'
+import { checkEncoding, start, type DatabaseFacts } from './start.js'
 import { now, setTimeout } from './timers.js'
 
 /** Whatever runs SQL: a `pg` client or pool, PGlite, an ORM's adapter. */
@@ -62,12 +63,17 @@ export class Database {
   private starting: Promise<DatabaseFacts> | undefined
   private underWay = 0
   private readonly connections: Connections
+  private readonly prepared: Prepared
   private closed = false
   private readonly closing: (() => void)[] = [] // who is waiting for the calls under way
+  private interrupt!: (error: UnavailableError) => void
+  private readonly untilClosed = new Promise<never>((_resolve, reject) => { this.interrupt = reject })
 
   /** `onSettled` is told of what time has done to the accounts of a statement. */
   constructor (pool: Pool, private readonly options: DatabaseOptions, private readonly onSettled: (settled: string) => void) {
     this.connections = new Connections(pool, options.maxQueue)
+    this.prepared = new Prepared(options.prepare)
+    this.untilClosed.catch(() => {}) // most often nobody waits for it
   }
 
   /**
@@ -84,7 +90,7 @@ export class Database {
   /** Runs a call of the ledger, which is to be answered by its deadline: refused once closed, waited for by `close`. */
   async call<T> (work: (deadline: number) => Promise<T>): Promise<T> {
     // Only at the door: a call that came before may still have to connect.
-    if (this.closed) throw new UnavailableError(new Error('The ledger is closed'))
+    if (this.closed) throw closedError()
     this.underWay++
     try {
       return await work(now() + this.options.timeout)
@@ -113,7 +119,7 @@ export class Database {
 
   /** The same without a second attempt, and with the database's own error. */
   async sendOnce (statement: Statement, deadline: number, patience: number | null): Promise<any> {
-    const facts = await this.start(deadline)
+    const facts = await this.learn(deadline)
     const row = await this.use(deadline, connection => this.run(connection, statement, facts,
       patience === null ? null : Math.min(patience, lockTimeout(deadline))))
     if (row?.settled) this.onSettled(row.settled)
@@ -125,16 +131,31 @@ export class Database {
     return this.connections.max
   }
 
-  /** Lends a connection that answers without a time limit, for migrations. */
+  /**
+   * Lends a connection that answers without a time limit, for migrations. `close` does not wait for it: the connection is
+   * closed, and what the database was doing is rolled back or ends by itself.
+   */
   async lend<T> (work: (connection: Connection) => Promise<T>): Promise<T> {
-    return await this.call(deadline => this.use(deadline, async connection => {
-      await within(deadline, connection.query({ text: 'select' }))
-      return await work(connection)
-    }, Infinity))
+    return await saying(this.call(deadline => this.use(deadline, async connection => {
+      await within(deadline, checkEncoding(asQueryable(connection)))
+      return await Promise.race([work(connection), this.untilClosed])
+    }, Infinity)))
   }
 
-  /** Checks that the database is one that this library can work with; once, unless it fails. */
-  async start (deadline = now() + this.options.timeout): Promise<DatabaseFacts> {
+  /** Checks that the database is one that this library can work with. Throws an error that says what is wrong. */
+  async start (): Promise<void> {
+    await saying(this.learn(now() + this.options.timeout))
+  }
+
+  /** Refuses further calls and waits for those under way. */
+  async close (): Promise<void> {
+    this.closed = true
+    this.interrupt(closedError())
+    if (this.underWay > 0) await new Promise<void>(resolve => this.closing.push(resolve))
+  }
+
+  // Once, unless it fails.
+  private async learn (deadline: number): Promise<DatabaseFacts> {
     this.starting ??= this.use(deadline, connection =>
       runReadCommitted(connection, () => start(asQueryable(connection), this.options)))
     try {
@@ -143,12 +164,6 @@ export class Database {
       this.starting = undefined
       throw error
     }
-  }
-
-  /** Refuses further calls and waits for those under way. */
-  async close (): Promise<void> {
-    this.closed = true
-    if (this.underWay > 0) await new Promise<void>(resolve => this.closing.push(resolve))
   }
 
   // One that fails or is late is closed and not given back, so that the pool never runs dry.
@@ -166,11 +181,13 @@ export class Database {
     }
   }
 
-  private async run (connection: Connection, { name, text, values }: Statement, { strictIsolation, schema }: DatabaseFacts, timeout: number | null) {
-    const query = { text: inSchema(text, schema), values: values(timeout), ...this.options.prepare && { name } }
-    const { rows: [row] } = strictIsolation
-      ? await runReadCommitted(connection, () => connection.query(query))
-      : await connection.query(query)
+  private async run (
+    connection: Connection, { name, text, values }: Statement, { strictIsolation, schema }: DatabaseFacts, timeout: number | null
+  ) {
+    const query = { text: inSchema(text, schema), values: values(timeout) }
+    const { rows: [row] } = await this.prepared.run(connection, name, named => strictIsolation
+      ? runReadCommitted(connection, () => connection.query({ ...query, ...named }))
+      : connection.query({ ...query, ...named }))
     return row
   }
 
@@ -179,6 +196,19 @@ export class Database {
     const { rows: [row] } = await client.query(inSchema(text, schema), values(lockTimeout(deadline)))
     return row?.verdict === 'settling' ? await this.runOnClient(client, { text, values }, deadline) : row
   }
+}
+
+// Where a process starts, its log shows the message alone. No client sees it.
+async function saying<T> (work: Promise<T>): Promise<T> {
+  try {
+    return await work
+  } catch (error) {
+    throw error instanceof UnavailableError ? new UnavailableError(error.cause, reasonOf(error.cause)) : error
+  }
+}
+
+function closedError () {
+  return new UnavailableError(new Error('The ledger is closed'))
 }
 
 function asQueryable (connection: Connection): Queryable {

@@ -4,6 +4,8 @@ const LOCK_TIMEOUT = '55P03'
 
 const CANCELLED = '57014'
 
+const UNPREPARED = new Set(['26000', '42P05', '0A000'])
+
 // Deadlock, serialization failure, cancelled statement: PostgreSQL rolled the statement back.
 const ROLLED_BACK = new Set(['40P01', '40001', CANCELLED])
 
@@ -30,6 +32,14 @@ export function isLockTimeout (error: unknown): boolean {
 /** Whether the server cancelled a statement: it took longer than the host's statement_timeout, or somebody wished it. */
 export function isCancelled (error: unknown): boolean {
   return sqlStateOf(error) === CANCELLED
+}
+
+/**
+ * Whether a statement was not run as its name was of no use: the session has forgotten what was prepared (26000) or has it
+ * already (42P05), its result would have another type now (0A000), or `pg` knows the name with another text.
+ */
+export function isUnprepared (error: unknown): boolean {
+  return UNPREPARED.has(sqlStateOf(error) ?? '') || /^Prepared statements must be unique/.test(String((error as Error).message))
 }
 
 /** Whether the connection is of no use to anybody any more. */
@@ -63,6 +73,12 @@ export function lateForLock (): UnavailableError {
 /** Whether it is the error of a call whose deadline has passed. */
 export function isLate (error: unknown): boolean {
   return error instanceof UnavailableError && (error.cause as { message?: unknown } | undefined)?.message === LATE
+}
+
+/** What an error of the server or the socket says. Of several addresses that were tried, each says something. */
+export function reasonOf (error: unknown): string {
+  const { message, code, errors = [] } = error as { message: string, code?: string, errors?: unknown[] }
+  return message || errors.map(reasonOf).join(', ') || String(code)
 }
 
 /** The error of a call that finds as many waiting as may be. */

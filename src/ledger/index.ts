@@ -69,7 +69,7 @@ export function openLedger (
   const allowance = JSON.stringify(typeof options.allowance === 'number' ? { credits: options.allowance } : options.allowance)
   const context: Context = {
     database,
-    postings: openPostings(database, { ...options, allowance, onSend: telemetry.sent }),
+    postings: openPostings(database, { options, allowance, onSend: telemetry.sent }),
     holdAccounts: openHoldAccounts(database, options.maxQueue),
     events,
     options,

@@ -44,8 +44,8 @@ export interface Postings {
 /** What all of a process's postings have in common. */
 export interface PostingOptions {
   allowance: string
-  timeZone: string
-  maxQueue: number
+  /** Whose time zone is known when the ledger has started. */
+  options: { readonly timeZone: string, readonly maxQueue: number }
   /** Is told how many calls share a statement, of each that is sent and could be shared. */
   onSend: (calls: number) => void
 }
@@ -68,7 +68,7 @@ const PATIENCE_OF_ONE = 25
 export const NO_ACCOUNT = ''
 
 /** Postings on a database, which share statements where they can. */
-export function openPostings (database: Database, { allowance, timeZone, maxQueue, onSend }: PostingOptions): Postings {
+export function openPostings (database: Database, { allowance, options, onSend }: PostingOptions): Postings {
   const patience = database.maxConnections === 1 ? PATIENCE_OF_ONE : PATIENCE
   const queue = new CallQueue<Call, Verdict>({
     async alone ({ call, statement, deadline }, patient) {
@@ -85,7 +85,7 @@ export function openPostings (database: Database, { allowance, timeZone, maxQueu
           values: () => {
             sent = calls.filter(({ deadline }) => deadline > now()) // to the others it was said that they failed
             onSend(sent.length)
-            return [...write(sent), allowance, timeZone]
+            return [...write(sent), allowance, options.timeZone]
           },
           repeatable: false
         }, Math.max(...calls.map(({ deadline }) => deadline)), null)
@@ -96,7 +96,7 @@ export function openPostings (database: Database, { allowance, timeZone, maxQueu
         return calls.map(({ statement }) => afterFailure(error, statement.repeatable))
       }
     }
-  }, { maxQueue, patient: placesFor(database.maxConnections) })
+  }, { maxQueue: options.maxQueue, patient: placesFor(database.maxConnections) })
   let attempts = 0 // of what could be shared
 
   async function attempt (posting: Posting, deadline: number): Promise<any> {

@@ -1,4 +1,4 @@
-import { AdoptionUnfinishedError } from '../errors.js'
+import { AdoptionUnfinishedError, EncodingError } from '../errors.js'
 import { areDaysMissing } from './adopt.js'
 import type { Queryable } from './database.js'
 import { checkSchema } from './migrate.js'
@@ -20,6 +20,7 @@ export interface DatabaseFacts {
 export async function start (
   db: Queryable, options: { timeZone: string, schema?: string | undefined }
 ): Promise<DatabaseFacts> {
+  await checkEncoding(db)
   const schema = await findSchema(db, options.schema)
   await checkSchema(db, schema)
   options.timeZone = await settleTimeZone(db, schema, options.timeZone)
@@ -27,4 +28,11 @@ export async function start (
   const { rows: [{ isolation }] } = await db.query(
     "select pg_catalog.current_setting('default_transaction_isolation'::pg_catalog.text) as isolation")
   return { strictIsolation: isolation !== 'read committed' && isolation !== 'read uncommitted', schema }
+}
+
+/** Refuses a database that cannot hold every text: a user, an operation or a key may be any. */
+export async function checkEncoding (db: Queryable): Promise<void> {
+  const { rows: [{ encoding }] } = await db.query(
+    "select pg_catalog.current_setting('server_encoding'::pg_catalog.text) as encoding")
+  if (encoding !== 'UTF8') throw new EncodingError(encoding)
 }
