@@ -93,7 +93,7 @@ ledgerTest('the key of a grant with other content is a conflict', async (t, { cr
 })
 
 // What is sold for 30 days is sold until another instant with each repetition.
-ledgerTest('the key of a grant with another time of expiry, or none, is a replay, with that of the first', async (t, { credits, at }) => {
+ledgerTest('the key of a grant with another time of expiry, or none, is a replay, with that of the first', async (t, { credits, setClock }) => {
   const keyed = { ...expiring, reason: 'June pack', priority: 10, idempotencyKey: 'k' }
   const first = await credits.grant(keyed)
   for (const expiresAt of ['2030-01-01T01:00:00.001Z', new Date('2030-06-01'), undefined]) {
@@ -104,7 +104,7 @@ ledgerTest('the key of a grant with another time of expiry, or none, is a replay
   const forever = await credits.grant({ ...request, idempotencyKey: 'forever' })
   t.strictSame(await credits.grant({ ...expiring, idempotencyKey: 'forever' }), { ...forever, replayed: true })
   t.equal(forever.expiresAt, null)
-  await at(expiry)
+  await setClock(expiry)
   await has(t, credits, { available: 150, total: 150, used: 0, held: 0 })
   t.strictSame(await credits.grant(keyed), { ...first, replayed: true }, 'once it has expired, too')
 })

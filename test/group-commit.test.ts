@@ -194,7 +194,7 @@ t.test('a connection lost in flight: calls with a key are answered, the others a
   // Holds the statement up after it has begun to write.
   await pool.query(`
     create function wait() returns trigger language plpgsql as
-      'begin perform from ai_credits where user_id = ''daily'' for update; return new; end';
+      'begin perform from public.ai_credits where user_id = ''daily'' for update; return new; end';
     create trigger wait before insert on ai_credit_usage for each row when (new.credits_used = 7) execute function wait()`)
   const outcomes = Promise.allSettled([
     ledger.deduct({ ...charge('ann', 7), idempotencyKey: 'one' }),
