@@ -101,6 +101,13 @@ export const styles: Record<string, Style> = {
       throw new Error('too late')
     }
   },
+  'sends and changes headers': {
+    pays: 100,
+    handler: (_request, reply) => {
+      reply.header('x-kept', 'first').header('set-cookie', ['a=1', 'b=2']).send('done')
+      reply.header('x-kept', 'second').header('x-added', 'second').header('set-cookie', 'c=3')
+    }
+  },
   'sends 201 and changes the status': {
     pays: 100,
     handler: (_request, reply) => {

@@ -74,7 +74,7 @@ export class ReplyWatch {
   async pause<T> (promise: PromiseLike<T>): Promise<T> {
     const { reply } = this
     const { statusCode } = reply
-    const headers = { ...reply.getHeaders() }
+    const headers = copyHeaders(reply)
     this.isPaused = true
     Object.defineProperty(reply, 'sent', { configurable: true, value: true })
     try {
@@ -157,12 +157,16 @@ export class ReplyWatch {
   }
 }
 
-function restoreHeaders (reply: FastifyReply, before: ReturnType<FastifyReply['getHeaders']>) {
-  for (const [name, value] of Object.entries(reply.getHeaders())) {
-    if (value === before[name]) continue
-    reply.removeHeader(name)
-    if (before[name] !== undefined) reply.header(name, before[name])
-  }
+// Cookies are added to an array, so the array is copied.
+function copyHeaders (reply: FastifyReply): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(reply.getHeaders()).map(([name, value]) => [name, Array.isArray(value) ? [...value] : value]))
+}
+
+function restoreHeaders (reply: FastifyReply, before: Record<string, unknown>) {
+  const now = reply.getHeaders()
+  if (String(Object.entries(now)) === String(Object.entries(before))) return
+  for (const name of Object.keys(now)) reply.removeHeader(name) // all of them, as they are to be in the same order
+  reply.headers(before as ReturnType<FastifyReply['getHeaders']>)
 }
 
 /** Whether an error says that `handlerTimeout` came. */

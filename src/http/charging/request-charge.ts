@@ -184,7 +184,8 @@ export class RequestCharge {
   // Whatever the handler still does.
   private get paysNothing () {
     const { watch, subject: { report } } = this
-    return report.cancelled || this.hasFailed || this.hasTimedOut || watch.isTimedOut || (watch.isWhole && (watch.status ?? 0) >= 400)
+    const isRefused = watch.isWhole && Number(watch.status) >= 400
+    return report.cancelled || this.hasFailed || this.hasTimedOut || watch.isTimedOut || isRefused
   }
 
   private get status () {
@@ -215,7 +216,6 @@ export class RequestCharge {
   }
 
   private async settle () {
-    if (this.isSettled) return
     this.isSettled = true
     clearTimeout(this.longest)
     this.watch.stop()
