@@ -114,7 +114,7 @@ export class MigrationRequiredError extends createError('FST_CREDITS_MIGRATION_R
   constructor (has: { tables: number, functions: number }, needs: { tables: number, functions: number }, schema: string) {
     super(`The credits tables are at number ${has.tables} of ${needs.tables}, and the functions at ${has.functions} of ` +
       `${needs.functions}: start once with migrate: true, or run (cd node_modules/fastify-ai-credits/src/sql && ` +
-      `psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -v schema=${schema} -f tables.sql -f functions.sql)`)
+      `psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -v schema='${schema}' -f tables.sql -f functions.sql)`)
   }
 }
 
@@ -133,7 +133,7 @@ export class SchemaTooOldError extends createError(
 export class FunctionsDifferError extends createError(
   'FST_CREDITS_FUNCTIONS_DIFFER',
   'The credits functions in the database are number %s as those of this version, but differ from them. To replace them: ' +
-  'delete from ai_credit_functions where number = %s, and start again', 500) {}
+  'delete from "%s".ai_credit_functions where number = %s, and start again', 500) {}
 
 /**
  * At start: the tables `ai_credits` and `ai_credit_usage` were there before and cannot be adopted as they are. The message

@@ -1,6 +1,7 @@
 import type { Database } from './database.js'
 import type { Metadata } from './metadata.js'
 import { functionCall } from './function-call.js'
+import { now } from './timers.js'
 
 const CAPTURES = functionCall('ai_credit_captures', ['bigint[]', 'bigint[]'])
 
@@ -30,7 +31,7 @@ export async function readCaptures (
     text: CAPTURES,
     values: () => [captures.map(({ holdId }) => holdId), captures.map(({ id }) => id)],
     repeatable: true
-  }, performance.now() + timeout)
+  }, now() + timeout, null)
   const facts: Array<[string | null, Metadata | null, number | null]> = JSON.parse(row.captures)
   return facts.map(([operation, metadata, amount], index) => {
     const gone = operation === null || (captures[index]!.id !== null && metadata === null)

@@ -1,6 +1,7 @@
 import type { Database } from './database.js'
 import type { Change, Settled } from './events.js'
 import { functionCall } from './function-call.js'
+import { now } from './timers.js'
 
 const CHANGES = functionCall('ai_credit_changes', ['varchar', 'bigint', 'bigint'])
 
@@ -13,6 +14,6 @@ export async function readChanges (
     text: CHANGES,
     values: () => [userId, after, to],
     repeatable: true
-  }, performance.now() + timeout)
+  }, now() + timeout, null)
   return JSON.parse(row.changes)
 }

@@ -1,9 +1,10 @@
 import { UnavailableError } from '../errors.js'
 import { Connections } from './connections.js'
 import { within } from './deadline.js'
-import { asCreditsError, isUseless, mayRepeat } from './failure.js'
+import { asCreditsError, isCancelled, isLockTimeout, isUseless, mayRepeat } from './failure.js'
 import { inSchema } from './schema.js'
 import { start, type DatabaseFacts } from './start.js'
+import { now, setTimeout } from './timers.js'
 
 /** Whatever runs SQL: a `pg` client or pool, PGlite, an ORM's adapter. */
 export interface Queryable {
@@ -35,8 +36,8 @@ export interface Statement {
   name: string
   /** With the token `:"schema"` before the names of what is the ledger's. */
   text: string
-  /** The parameters, given the milliseconds that may be spent waiting for a lock. */
-  values: (lockTimeout: number) => unknown[]
+  /** The parameters, given the milliseconds that may be spent waiting for a lock; null: none, see ai_credit_lock. */
+  values: (lockTimeout: number | null) => unknown[]
   /** Whether running it twice changes no more than running it once. */
   repeatable: boolean
 }
@@ -70,13 +71,13 @@ export class Database {
   }
 
   /**
-   * Answers the statement's row. What PostgreSQL rolled back is sent again while there is time, and so is a repeatable
-   * statement whose answer was lost. On the host's own `client` it runs once, in the host's transaction, and
-   * PostgreSQL's errors are the host's.
+   * Returns the row of a statement that needs no account's lock. What PostgreSQL rolled back is sent again while there is
+   * time, and so is a repeatable statement whose answer was lost. On the host's own `client` any statement runs once, in
+   * the host's transaction: it waits for the lock itself, and PostgreSQL's errors are the host's.
    */
   async row (statement: Statement, client?: Queryable): Promise<any> {
     return await this.call(deadline => client === undefined
-      ? this.send(statement, deadline)
+      ? this.send(statement, deadline, null)
       : within(deadline, this.runOnClient(client, statement, deadline)))
   }
 
@@ -86,34 +87,42 @@ export class Database {
     if (this.closed) throw new UnavailableError(new Error('The ledger is closed'))
     this.underWay++
     try {
-      return await work(performance.now() + this.options.timeout)
+      return await work(now() + this.options.timeout)
     } finally {
       this.underWay--
       if (this.underWay === 0) for (const resolve of this.closing) resolve()
     }
   }
 
-  /** What `row` does without a client, as a part of a call. */
-  async send (statement: Statement, deadline: number): Promise<any> {
+  /**
+   * What `row` does without a client, as a part of a call. It may wait for a lock for `patience` milliseconds; null: not at
+   * all. A row with the verdict 'busy' says that it waited in vain.
+   */
+  async send (statement: Statement, deadline: number, patience: number | null): Promise<any> {
     for (let pause = BACKOFF; ; pause *= 2) {
       try {
-        const row = await this.sendOnce(statement, deadline)
-        if (row?.verdict !== 'settling') return row
-        pause = BACKOFF / 2 // a part of what is due was done: again, at once
+        return await this.sendOnce(statement, deadline, patience)
       } catch (error) {
+        if (isLockTimeout(error) || (patience !== null && isCancelled(error))) return { verdict: 'busy' }
         const wait = pause * (0.5 + Math.random())
-        if (!mayRepeat(error, statement.repeatable) || performance.now() + wait >= deadline) throw asCreditsError(error)
+        if (!mayRepeat(error, statement.repeatable) || now() + wait >= deadline) throw asCreditsError(error)
         await new Promise(resolve => setTimeout(resolve, wait))
       }
     }
   }
 
   /** The same without a second attempt, and with the database's own error. */
-  async sendOnce (statement: Statement, deadline: number): Promise<any> {
+  async sendOnce (statement: Statement, deadline: number, patience: number | null): Promise<any> {
     const facts = await this.start(deadline)
-    const row = await this.use(deadline, connection => this.run(connection, statement, facts, deadline))
+    const row = await this.use(deadline, connection => this.run(connection, statement, facts,
+      patience === null ? null : Math.min(patience, lockTimeout(deadline))))
     if (row?.settled) this.onSettled(row.settled)
     return row
+  }
+
+  /** How many connections the pool can have. */
+  get maxConnections (): number {
+    return this.connections.max
   }
 
   /** Lends a connection that answers without a time limit, for migrations. */
@@ -125,7 +134,7 @@ export class Database {
   }
 
   /** Checks that the database is one that this library can work with; once, unless it fails. */
-  async start (deadline = performance.now() + this.options.timeout): Promise<DatabaseFacts> {
+  async start (deadline = now() + this.options.timeout): Promise<DatabaseFacts> {
     this.starting ??= this.use(deadline, connection =>
       runReadCommitted(connection, () => start(asQueryable(connection), this.options)))
     try {
@@ -157,8 +166,8 @@ export class Database {
     }
   }
 
-  private async run (connection: Connection, { name, text, values }: Statement, { strictIsolation, schema }: DatabaseFacts, deadline: number) {
-    const query = { text: inSchema(text, schema), values: values(lockTimeout(deadline)), ...this.options.prepare && { name } }
+  private async run (connection: Connection, { name, text, values }: Statement, { strictIsolation, schema }: DatabaseFacts, timeout: number | null) {
+    const query = { text: inSchema(text, schema), values: values(timeout), ...this.options.prepare && { name } }
     const { rows: [row] } = strictIsolation
       ? await runReadCommitted(connection, () => connection.query(query))
       : await connection.query(query)
@@ -177,7 +186,7 @@ function asQueryable (connection: Connection): Queryable {
 }
 
 function lockTimeout (deadline: number) {
-  return Math.max(1, Math.floor((deadline - performance.now()) * SHARE_OF_TIME_FOR_LOCKS))
+  return Math.max(1, Math.floor((deadline - now()) * SHARE_OF_TIME_FOR_LOCKS))
 }
 
 async function runReadCommitted<T> (connection: Connection, work: () => Promise<T>): Promise<T> {

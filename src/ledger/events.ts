@@ -5,6 +5,7 @@ import type { Emitter, EventName, ListenerErrorHandler } from './emitter.js'
 import { crossed, type Level } from './thresholds.js'
 import type { Balance, StatementEntry } from './types.js'
 import type { Verdict } from './verdict.js'
+import { setImmediate } from './timers.js'
 
 /** What a ledger's events are made with. */
 export interface EventsOptions {

@@ -14,17 +14,20 @@ const REVOKE = functionCall('ai_credit_revoke', ['bigint', 'varchar', 'jsonb', '
 const DEFAULT_PRIORITY = 50
 
 /** Adds credits to an account. */
-export async function grant ({ database, events, options, allowance }: Context, input: GrantInput): Promise<Grant> {
+export async function grant ({ postings, events, options, allowance }: Context, input: GrantInput): Promise<Grant> {
   const { credits, reason = null, priority = DEFAULT_PRIORITY, idempotencyKey = null, client, ...rest } = checkGrant(input)
   const userId = resolveUserId(rest.userId, options.defaultUser)
   const expiresAt = rest.expiresAt === undefined ? null : new Date(rest.expiresAt)
-  const row = await database.row({
-    name: 'ai_credit_grant',
-    text: GRANT,
-    values: lockTimeout => [
-      userId, credits, reason, expiresAt?.toISOString() ?? 'infinity', priority, idempotencyKey, allowance, lockTimeout
-    ],
-    repeatable: idempotencyKey !== null
+  const row = await postings.post({
+    userId,
+    statement: {
+      name: 'ai_credit_grant',
+      text: GRANT,
+      values: lockTimeout => [
+        userId, credits, reason, expiresAt?.toISOString() ?? 'infinity', priority, idempotencyKey, allowance, lockTimeout
+      ],
+      repeatable: idempotencyKey !== null
+    }
   }, client)
   if (client === undefined) events.grant(row, { userId, id: String(row.id), credits, reason, expiresAt, priority })
   const replayed = judge(row, { credits })
@@ -34,15 +37,18 @@ export async function grant ({ database, events, options, allowance }: Context, 
 
 /** Takes back what is unspent of a grant. */
 export async function revoke (
-  { database, events, allowance }: Context, grantId: string, input: RevokeInput = {}
+  { postings, events, allowance }: Context, grantId: string, input: RevokeInput = {}
 ): Promise<Revocation> {
   const { userId = null, client } = checkRevoke(input)
   const id = rowId(grantId, 'grant')
-  const row = await database.row({
-    name: 'ai_credit_revoke',
-    text: REVOKE,
-    values: lockTimeout => [id, userId, allowance, lockTimeout],
-    repeatable: true
+  const row = await postings.post({
+    userId,
+    statement: {
+      name: 'ai_credit_revoke',
+      text: REVOKE,
+      values: lockTimeout => [id, userId, allowance, lockTimeout],
+      repeatable: true
+    }
   }, client)
   if (client === undefined) events.revoke(row)
   const replayed = judge(row, { what: 'grant' })

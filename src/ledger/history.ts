@@ -15,19 +15,22 @@ type Row = [string, number, string, Metadata, string]
 
 /** A page of daily usage, and the balance at that moment. The account is created if it is not there. */
 export async function history (
-  { database, options, allowance }: Context, userId?: string, input: HistoryInput = {}
+  { postings, options, allowance }: Context, userId?: string, input: HistoryInput = {}
 ): Promise<History & { balance: Balance }> {
   const account = resolveUserId(userId, options.defaultUser)
   const { days = options.historyDays, limit = options.historyLimit, cursor } = checkHistory(input)
   const after = decodeCursor(cursor)
-  const row = await database.row({
-    name: 'ai_credit_history',
-    text: HISTORY,
-    values: lockTimeout => [
-      account, allowance, lockTimeout, options.timeZone, days, limit + 1,
-      after?.day, after?.used, after?.operation, after && Buffer.from(after.hash, 'hex')
-    ],
-    repeatable: true
+  const row = await postings.attempt({
+    userId: account,
+    statement: {
+      name: 'ai_credit_history',
+      text: HISTORY,
+      values: lockTimeout => [
+        account, allowance, lockTimeout, options.timeZone, days, limit + 1,
+        after?.day, after?.used, after?.operation, after && Buffer.from(after.hash, 'hex')
+      ],
+      repeatable: true
+    }
   })
   return { balance: balanceOf(row), ...page(JSON.parse(row.entries), limit) }
 }

@@ -1,6 +1,7 @@
-import { CallQueue, type QueuedCall } from './call-queue.js'
+import { CallQueue } from './call-queue.js'
 import type { Database } from './database.js'
 import { functionCall } from './function-call.js'
+import type { QueuedCall } from './lane.js'
 
 const HOLD_USERS = functionCall('ai_credit_hold_users', ['bigint[]'])
 
@@ -28,13 +29,13 @@ export function openHoldAccounts (database: Database, maxQueue: number): HoldAcc
       text: HOLD_USERS,
       values: () => [lookups.map(({ holdId }) => holdId)],
       repeatable: true
-    }, Math.max(...lookups.map(({ deadline }) => deadline)))
+    }, Math.max(...lookups.map(({ deadline }) => deadline)), null)
     return JSON.parse(accounts)
   }
   const queue = new CallQueue<Lookup, string | null>({
     together: lookups => find(lookups).catch(error => lookups.map(() => error)),
     alone: async lookup => (await find([lookup]))[0]!
-  }, maxQueue)
+  }, { maxQueue, patient: 1 })
   const accounts = new Map<string, string>()
   return {
     remember (holdId, userId) {

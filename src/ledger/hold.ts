@@ -127,31 +127,31 @@ export async function release (context: Context, holdId: string, input: ReleaseI
 // A statement is shared by account, so whose the hold is has to be known: while there is nothing to share with, the
 // hold's own statement finds out by itself.
 async function postOfHold (
-  { database, postings, holdAccounts }: Context, id: string, named: string | null,
+  { postings, holdAccounts }: Context, id: string, named: string | null,
   { call, statement }: Pick<Posting, 'call' | 'statement'>, client: Queryable | undefined
 ) {
-  if (client !== undefined) return await database.row(statement, client)
+  const posting = { call, token: `of ${id}`, columns: ['credits', 'uncollected', 'required'], statement }
   const known = named ?? holdAccounts.remembered(id)
-  if (known === undefined && postings.idle) return await postings.postAlone(statement)
+  if (client !== undefined || (known === undefined && postings.idle)) return await postings.post({ userId: null, ...posting }, client)
   const userId = known ?? await holdAccounts.find(id)
   if (userId === null) throw new NotFoundError('hold')
-  const row = await postings.post({
-    userId, call, token: `of ${id}`, columns: ['credits', 'uncollected', 'required'], statement
-  })
-  return { user_id: userId, ...row }
+  return { user_id: userId, ...await postings.post({ userId, ...posting }) }
 }
 
 /** Lets a hold live longer. */
 export async function extend (
-  { database, allowance }: Context, holdId: string, input: ExtendInput
+  { postings, holdAccounts, allowance }: Context, holdId: string, input: ExtendInput
 ): Promise<Extension> {
   const { userId = null, ttl, client } = checkExtend(input)
   const id = rowId(holdId, 'hold')
-  const row = await database.row({
-    name: 'ai_credit_extend',
-    text: EXTEND,
-    values: lockTimeout => [id, userId, ttl, allowance, lockTimeout],
-    repeatable: true
+  const row = await postings.post({
+    userId: userId ?? holdAccounts.remembered(id) ?? null,
+    statement: {
+      name: 'ai_credit_extend',
+      text: EXTEND,
+      values: lockTimeout => [id, userId, ttl, allowance, lockTimeout],
+      repeatable: true
+    }
   }, client)
   judge(row, asked)
   return {

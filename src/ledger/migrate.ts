@@ -21,7 +21,7 @@ interface Version {
 /** Refuses a database whose tables or functions are not those that this version of the library works with. */
 export async function checkSchema (db: Queryable, schema: string): Promise<void> {
   const version = await readVersion(db, schema)
-  refuse(version)
+  refuse(version, schema)
   if (version.tables < newest || version.functions < functions.number) {
     throw new MigrationRequiredError(version, { tables: newest, functions: functions.number }, schema)
   }
@@ -38,7 +38,7 @@ export async function migrate (connection: Connection, { schema: named, ...optio
   const db: Queryable = { query: (text, values) => connection.query({ text, values: values ?? [] }) }
   const schema = await findSchema(db, named)
   const version = await readVersion(db, schema)
-  refuse(version)
+  refuse(version, schema)
   const adoption = { connection, schema, ...options }
   if (version.tables === 0) {
     await createSchema(connection, schema)
@@ -53,13 +53,13 @@ export async function migrate (connection: Connection, { schema: named, ...optio
   await sumDays(adoption)
 }
 
-function refuse (version: Version) {
+function refuse (version: Version, schema: string) {
   const { number, content } = functions
   if (version.tables > 0 && version.tables < oldest) throw new SchemaTooOldError(version.tables, oldest)
   if (version.functions > number ? version.oldestCaller > number : version.tables > newest) {
     throw new SchemaTooNewError(version.functions, version.oldestCaller, number)
   }
-  if (version.functions === number && version.content !== content) throw new FunctionsDifferError(number, number)
+  if (version.functions === number && version.content !== content) throw new FunctionsDifferError(number, schema, number)
 }
 
 async function readVersion (db: Queryable, schema: string): Promise<Version> {

@@ -11,7 +11,7 @@ const REFUND = functionCall('ai_credit_refund', [
 ])
 
 /** Gives spent credits back. */
-export async function refund ({ database, options, allowance }: Context, input: RefundInput): Promise<Refund> {
+export async function refund ({ postings, options, allowance }: Context, input: RefundInput): Promise<Refund> {
   const {
     usageId, deductKey = null, credits = null, reason = null, idempotencyKey = null, client, ...rest
   } = checkRefund(input)
@@ -21,13 +21,16 @@ export async function refund ({ database, options, allowance }: Context, input: 
   // An id tells the account, a key is one account's own.
   const userId = usageId === undefined ? resolveUserId(rest.userId, options.defaultUser) : rest.userId ?? null
   const id = usageId === undefined ? null : rowId(usageId, 'usage record')
-  const row = await database.row({
-    name: 'ai_credit_refund',
-    text: REFUND,
-    values: lockTimeout => [
-      id, userId, deductKey, credits, reason, idempotencyKey, allowance, options.timeZone, lockTimeout
-    ],
-    repeatable: idempotencyKey !== null
+  const row = await postings.post({
+    userId,
+    statement: {
+      name: 'ai_credit_refund',
+      text: REFUND,
+      values: lockTimeout => [
+        id, userId, deductKey, credits, reason, idempotencyKey, allowance, options.timeZone, lockTimeout
+      ],
+      repeatable: idempotencyKey !== null
+    }
   }, client)
   const replayed = judge(row, { what: 'usage record' })
   return {

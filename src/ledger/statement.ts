@@ -19,15 +19,18 @@ type Row = [
 
 /** A page of every change of an account, in order. */
 export async function statement (
-  { database, options, allowance }: Context, userId?: string, input: StatementInput = {}
+  { postings, options, allowance }: Context, userId?: string, input: StatementInput = {}
 ): Promise<Statement> {
   const account = resolveUserId(userId, options.defaultUser)
   const { from, to, limit = options.historyLimit, cursor = '-1', client } = checkStatement(input)
-  const row = await database.row({
-    name: 'ai_credit_statement',
-    text: STATEMENT,
-    values: lockTimeout => [account, instant(from), instant(to), cursor, limit + 1, allowance, lockTimeout],
-    repeatable: true
+  const row = await postings.attempt({
+    userId: account,
+    statement: {
+      name: 'ai_credit_statement',
+      text: STATEMENT,
+      values: lockTimeout => [account, instant(from), instant(to), cursor, limit + 1, allowance, lockTimeout],
+      repeatable: true
+    }
   }, client)
   const rows: Row[] = JSON.parse(row.entries)
   const shown = rows.slice(0, limit)

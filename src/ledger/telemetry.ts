@@ -3,6 +3,7 @@ import { InsufficientCreditsError } from '../errors.js'
 import type { Emitter } from './emitter.js'
 import { MAX_TEXT_LENGTH } from './fields.js'
 import { boundOperations } from './operation-names.js'
+import { now } from './timers.js'
 
 type Api = typeof import('@opentelemetry/api')
 
@@ -76,9 +77,9 @@ function createInstruments (api: Api, sources: TelemetrySources): Instruments {
     const span = tracer.startSpan(`ai_credits.${name}`)
     const recorded = span.isRecording()
     if (!recorded && metrics === undefined) return await method(...args)
-    const start = performance.now()
+    const start = now()
     const end = (outcome: Attributes) => {
-      metrics?.duration.record((performance.now() - start) / 1000, { 'ai_credits.method': name, ...outcome })
+      metrics?.duration.record((now() - start) / 1000, { 'ai_credits.method': name, ...outcome })
       span.setAttributes(outcome)
       span.end()
     }

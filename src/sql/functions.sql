@@ -11,7 +11,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content c3935d5e71fc58453cd6f49e763952da0520f6ce94e8aac9a24cf72d0a61ad60
+\set content d0d4ec585af24030de93f1ad997ff88ec7b8669859b37ac6ccec1a500ca99e5d
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

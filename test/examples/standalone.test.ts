@@ -3,6 +3,7 @@ import { createServer } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { until } from '../helper/charging.js'
 import { createDatabase, pglite } from '../helper/database.js'
 import { send, startScript, startServer, temporaryFolder } from './run-example.js'
 
@@ -136,7 +137,7 @@ t.test('a killed server loses no acknowledged charge', async t => {
     }
   })
   const ended = Promise.allSettled(charging)
-  while (charged < 50) await new Promise(resolve => setTimeout(resolve, 20))
+  await until(() => charged, charged => charged >= 50)
   await first.end('SIGKILL')
   await ended
   t.equal((await locks(folder)).length, 1, 'the lock is left behind')

@@ -21,8 +21,8 @@ export const setFunctionsClock = `
   end
   $$`
 
-/** The search path of connections that have this clock with the functions of before. */
-export const clockedPath = 'test_clock, pg_catalog, public'
+/** The search path of connections that have this clock with the functions of before; what they create is in public. */
+export const clockedPath = 'public, test_clock, pg_catalog'
 
 /** The connection string, for connections with this clock and the functions of before. */
 export function withClock (connectionString: string): string {

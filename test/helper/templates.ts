@@ -1,6 +1,7 @@
-import { readFile } from 'node:fs/promises'
 import pg from 'pg'
 import { inSchema } from '../../src/ledger/schema.js'
+// @ts-expect-error: no types
+import { withoutPsql } from '../../src/sql/generate.js'
 import { functions, tables } from '../../src/sql/index.js'
 import { clockSchema, setFunctionsClock } from './clock-schema.js'
 
@@ -13,8 +14,11 @@ let version: number | undefined
 /** Whether this run is about usage records that are partitioned by month. */
 export const partitioned = process.env.TEST_PARTITIONED !== undefined
 
-/** The script that partitions the usage records by month. */
-export const partitionScript = new URL('../../docs/partition-usage.sql', import.meta.url)
+/** The script that partitions the usage records by month, for psql. */
+export const partitionFile = new URL('../../docs/partition-usage.sql', import.meta.url)
+
+/** The same as psql sends it for the schema public. */
+export const partitionScript = inSchema(withoutPsql('../../docs/partition-usage.sql'), 'public')
 
 /** What makes the ledger's tables and functions in the schema public. */
 export const ledgerScripts = [...tables.map(({ sql }) => sql), functions.sql].map(sql => inSchema(sql, 'public'))
@@ -26,7 +30,7 @@ export async function createTemplates (server: string): Promise<void> {
     const url = new URL(server)
     url.pathname = nameOf(template)
     const scripts = [...ledgerScripts]
-    if (partitioned) scripts.push(await readFile(partitionScript, 'utf8'))
+    if (partitioned) scripts.push(partitionScript)
     if (template === 'clocked') scripts.push(clockSchema, setFunctionsClock)
     await run(url.href, ...scripts)
   }

@@ -157,19 +157,16 @@ export class ReplyWatch {
   }
 }
 
-type Headers = ReturnType<FastifyReply['getHeaders']>
-
 // Cookies are added to an array, so the array is copied.
-function copyHeaders (reply: FastifyReply): Headers {
+function copyHeaders (reply: FastifyReply): Record<string, unknown> {
   return Object.fromEntries(Object.entries(reply.getHeaders()).map(([name, value]) => [name, Array.isArray(value) ? [...value] : value]))
 }
 
-function restoreHeaders (reply: FastifyReply, before: Headers) {
-  for (const [name, value] of Object.entries(reply.getHeaders())) {
-    if (String(value) === String(before[name])) continue
-    if (before[name] === undefined || name === 'set-cookie') reply.removeHeader(name) // a cookie would be added
-    if (before[name] !== undefined) reply.header(name, before[name])
-  }
+function restoreHeaders (reply: FastifyReply, before: Record<string, unknown>) {
+  const now = reply.getHeaders()
+  if (String(Object.entries(now)) === String(Object.entries(before))) return
+  for (const name of Object.keys(now)) reply.removeHeader(name) // all of them, as they are to be in the same order
+  reply.headers(before as ReturnType<FastifyReply['getHeaders']>)
 }
 
 /** Whether an error says that `handlerTimeout` came. */

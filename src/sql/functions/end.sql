@@ -18,7 +18,7 @@ begin
       continue;
     end if;
     if function.definition is not null then
-      execute replace(function.definition, token, quote_ident(schema));
+      execute replace(function.definition, token, format('"%s"', replace(schema, '"', '""'))); -- as psql quotes
     end if;
     execute format('revoke execute on function %s from public', function.signature);
   end loop;

@@ -145,17 +145,16 @@ language plpgsql as $$
 declare
   account :"schema".ai_credits := :"schema".ai_credit_lock(p_user_id, p_allowance, p_lock_timeout);
   earlier :"schema".ai_credit_grants;
-  hash bytea;
 begin
   if account.user_id is null or account.due_at <= account.updated_at then
     verdict := :"schema".ai_credit_obstacle(account, p_user_id);
     return;
   end if;
   if p_idempotency_key is not null then
-    hash := :"schema".ai_credit_hash(jsonb_build_array(p_credits, p_reason, p_priority));
     select * into earlier from :"schema".ai_credit_grants where user_id = p_user_id and idempotency_key = p_idempotency_key;
     if found then
-      verdict := case when earlier.request_hash = hash then 'replayed' else 'conflict' end;
+      verdict := case when (earlier.credits, earlier.priority) = (p_credits, p_priority)
+        and earlier.reason is not distinct from p_reason then 'replayed' else 'conflict' end;
       ai_credit_grant.id := earlier.id;
       ai_credit_grant.expires_at := :"schema".ai_credit_iso(earlier.expires_at);
       total := earlier.total_after;
@@ -175,9 +174,9 @@ begin
     account.total_credits := account.total_credits + p_credits;
     account.seq := account.seq + 1;
     insert into :"schema".ai_credit_grants (user_id, kind, credits, credits_left, priority, expires_at, reason, created_at, seq,
-      total_after, used_after, held_after, idempotency_key, request_hash)
+      total_after, used_after, held_after, idempotency_key)
     values (p_user_id, 'grant', p_credits, p_credits, p_priority, p_expires_at, p_reason, account.updated_at,
-      account.seq, account.total_credits, account.used_credits, account.held_credits, p_idempotency_key, hash)
+      account.seq, account.total_credits, account.used_credits, account.held_credits, p_idempotency_key)
     returning ai_credit_grants.id into ai_credit_grant.id;
     ai_credit_grant.expires_at := :"schema".ai_credit_iso(p_expires_at);
     account := :"schema".ai_credit_allocate(account);
