@@ -259,14 +259,13 @@ const ledgerDefaults = {
   timeout: 5000,
   maxQueue: 10_000,
   low: [] as LowThreshold[],
-  schema: undefined as string | undefined,
   prepare: true
 }
 
 const pluginDefaults = { ...ledgerDefaults, prefix: '/api', routes: true, migrate: true, sampleData: false }
 
 /** A ledger's options, complete. */
-export type ParsedLedgerOptions = typeof ledgerDefaults & { prices: PriceBook }
+export type ParsedLedgerOptions = typeof ledgerDefaults & { prices: PriceBook, schema?: string }
 
 /** A ledger's options with the defaults filled in. Throws InvalidOptionError, which names the option. */
 export function parseLedgerOptions (options: LedgerOptions): ParsedLedgerOptions {

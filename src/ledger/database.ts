@@ -50,7 +50,7 @@ export interface DatabaseOptions {
   prepare: boolean
   timeZone: string
   /** The schema of the tables; undefined: found as PostgreSQL finds them. */
-  schema: string | undefined
+  schema?: string | undefined
 }
 
 // The rest is for the answer to come back.

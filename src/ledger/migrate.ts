@@ -30,7 +30,7 @@ export async function checkSchema (db: Queryable, schema: string): Promise<void>
 /** What `migrate` has to know. */
 export interface Migration extends Pick<Adoption, 'timeZone' | 'seconds' | 'onProgress'> {
   /** The option `schema`. */
-  schema: string | undefined
+  schema?: string | undefined
 }
 
 /** Creates, adopts or upgrades the tables and the functions. Several processes may do so at once. */

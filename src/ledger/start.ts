@@ -18,7 +18,7 @@ export interface DatabaseFacts {
  * name that the database has for it.
  */
 export async function start (
-  db: Queryable, options: { timeZone: string, schema: string | undefined }
+  db: Queryable, options: { timeZone: string, schema?: string | undefined }
 ): Promise<DatabaseFacts> {
   await checkEncoding(db)
   const schema = await findSchema(db, options.schema)

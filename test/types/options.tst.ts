@@ -35,6 +35,7 @@ describe('the options', () => {
       timeout: number
       maxQueue: number
       low: Array<number | `${number}%`>
+      schema: string
       prepare: boolean
     }>()
   })
