@@ -45,7 +45,7 @@ async function measure (client: pg.Client, { binary, inFlight }: typeof ways[key
   const sendInTurn = async () => {
     while (performance.now() - started < seconds * 1000) {
       const { calls, values } = parameters(hot, binary)
-      await client.query({ name: `execute ${binary}`, text: 'select ai_credit_execute($1, $2, $3, $4)::varchar', values })
+      await client.query({ name: `execute ${binary}`, text: 'select ai_credit_execute(7, $1, $2, $3, $4)::varchar', values })
       done += calls
     }
   }

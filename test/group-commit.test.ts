@@ -127,7 +127,7 @@ t.test('the database itself refuses a statement that is about one hold twice', a
   const { ledger, pool } = await open(t)
   const { id } = await ledger.hold(charge('ann', 5))
   const capture = `[1, "capture", null, 1, null, null, ${id}, true, "partial"]`
-  await t.rejects(pool.query("select ai_credit_execute('{ann}', $1, '{}', 'UTC')", [`[${capture}, ${capture}]`]), { code: '21000' })
+  await t.rejects(pool.query("select ai_credit_execute(7, '{ann}', $1, '{}', 'UTC')", [`[${capture}, ${capture}]`]), { code: '21000' })
   t.match(await ledger.balance('ann'), { used: 0, held: 5 })
 })
 

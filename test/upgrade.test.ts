@@ -106,7 +106,21 @@ t.test('a process of number 6 that still runs is served no longer, and changes n
   await t.rejects(old.deduct('ann', 7, { words: 3 }, 'k'), { code: '42883' })
   await t.rejects(old.deduct('ann', 5), { code: '42883' })
   await t.rejects(old.deduct('new', 1), { code: '42883' })
+  await t.rejects(old.balance('ann'), { code: '42883' })
+  await t.rejects(old.history('ann'), { code: '42883' })
   t.equal(await dumpDatabase(pool), before)
+}))
+
+// Those with the same parameters would be found otherwise, by statements that were prepared before too.
+t.test('no function that it called is there with the same parameters', onNumber6(async (t, { pool, upgrade }) => {
+  const signatures = async () => (await pool.query(`
+    select proname || '(' || oidvectortypes(proargtypes) || ')' as signature from pg_proc
+    where proname = any($1) order by 1`, [called])).rows.map(({ signature }) => signature)
+  const before = await signatures()
+  t.equal(new Set(before.map(signature => signature.split('(')[0])).size, called.length)
+  await upgrade()
+  const now = await signatures()
+  t.strictSame(before.filter(signature => now.includes(signature)), [])
 }))
 
 t.test('what a start with migrate makes of number 6 is what it makes of nothing', async t => {
@@ -169,6 +183,10 @@ t.test('a charge while the tables are upgraded is answered, or fails and is no c
     t.strictSame((await pool.query('select sum(used_credits)::integer as used from ai_credits')).rows,
       [{ used: 1 + answered.size + unanswered }], 'repeated by a process of now, each is charged once')
   }))
+
+/** The functions that a process of number 6 calls with its charges and readings. */
+const called = ['balance', 'capture', 'captures', 'deduct', 'execute', 'extend', 'grant', 'history', 'hold', 'prune', 'reconcile', 'refund',
+  'release', 'revoke', 'set_allowance', 'set_overdraft', 'statement'].map(name => `ai_credit_${name}`)
 
 // A test on a database at number 6, with the statements that a process of then sends on connections of its own, and the
 // upgrade. At its end every account must reconcile.

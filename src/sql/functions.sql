@@ -3,6 +3,9 @@
 -- The set has a number that only grows. A database with a higher one is left as it is. oldest_caller is the number of the
 -- oldest library that these functions still serve. content is a hash of functions/, written by generate.js: two sets with
 -- one number are told apart by it.
+--
+-- What a library calls begins with p_caller, that library's number. Before 7 there was none: a process that is older finds no
+-- function, which is better than one that answers it otherwise than it understands.
 
 \if :{?schema}
 \else
@@ -11,7 +14,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content d0d4ec585af24030de93f1ad997ff88ec7b8669859b37ac6ccec1a500ca99e5d
+\set content d7eb8938edd399343d96c6ffdf7a66160c2456ccf279bb5a2da72d46ae0fac59
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

@@ -120,7 +120,7 @@ $$;
 -- Gives an account a plan of its own: from its next renewal, or at once if none is running. p_plan null: none. Verdicts:
 -- 'accepted', and the obstacles.
 create or replace function :"schema".ai_credit_set_allowance(
-  p_user_id varchar, p_plan jsonb, p_allowance jsonb, p_lock_timeout integer,
+  p_caller integer, p_user_id varchar, p_plan jsonb, p_allowance jsonb, p_lock_timeout integer,
   out verdict varchar, out renews_at varchar, out total bigint, out used bigint, out held bigint
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -160,7 +160,7 @@ $$;
 -- Lets an account go below zero by p_credits. Verdicts: 'accepted'; 'overflow' (what it could spend would pass 2^53 - 1);
 -- and the obstacles.
 create or replace function :"schema".ai_credit_set_overdraft(
-  p_user_id varchar, p_credits bigint, p_allowance jsonb, p_lock_timeout integer,
+  p_caller integer, p_user_id varchar, p_credits bigint, p_allowance jsonb, p_lock_timeout integer,
   out verdict varchar, out total bigint, out used bigint, out held bigint
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off

@@ -18,7 +18,7 @@ return p_credits = 0 or p_credits <=
 -- 'replayed' (the key was used for the same request: its record, and the credits and the balance of then); 'conflict' (the
 -- key was used for another request); 'insufficient' (nothing is written but the account); and the obstacles.
 create or replace function :"schema".ai_credit_deduct(
-  p_user_id varchar, p_credits bigint, p_operation varchar, p_metadata jsonb, p_idempotency_key varchar,
+  p_caller integer, p_user_id varchar, p_credits bigint, p_operation varchar, p_metadata jsonb, p_idempotency_key varchar,
   p_price_version varchar, p_quantities jsonb, p_allowance jsonb, p_time_zone varchar, p_lock_timeout integer,
   out verdict varchar, out id bigint, out credits bigint, out total bigint, out used bigint, out held bigint
 )

@@ -135,7 +135,7 @@ $$;
 -- The key stands for the credits, the reason and the priority. The time of expiry is no part of it: a caller works it out
 -- from the time at which it calls, so that it is another one in every repetition.
 create or replace function :"schema".ai_credit_grant(
-  p_user_id varchar, p_credits bigint, p_reason varchar, p_expires_at timestamptz, p_priority integer,
+  p_caller integer, p_user_id varchar, p_credits bigint, p_reason varchar, p_expires_at timestamptz, p_priority integer,
   p_idempotency_key varchar, p_allowance jsonb, p_lock_timeout integer,
   out verdict varchar, out id bigint, out expires_at varchar, out total bigint, out used bigint, out held bigint
 )
@@ -192,7 +192,7 @@ $$;
 -- Takes back what is unspent of a grant. Verdicts: 'accepted', 'replayed', 'missing', 'closed' (it has expired), and the
 -- obstacles.
 create or replace function :"schema".ai_credit_revoke(
-  p_grant_id bigint, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer,
+  p_caller integer, p_grant_id bigint, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer,
   out verdict varchar, out user_id varchar, out credits bigint, out total bigint, out used bigint, out held bigint
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off

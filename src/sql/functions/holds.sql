@@ -8,7 +8,7 @@ return :"schema".ai_credit_hash(jsonb_build_array(p_credits, p_operation, p_meta
 
 -- Sets credits aside. Verdicts as those of a deduct.
 create or replace function :"schema".ai_credit_hold(
-  p_user_id varchar, p_credits bigint, p_operation varchar, p_metadata jsonb, p_ttl integer,
+  p_caller integer, p_user_id varchar, p_credits bigint, p_operation varchar, p_metadata jsonb, p_ttl integer,
   p_idempotency_key varchar, p_allowance jsonb, p_lock_timeout integer,
   out verdict varchar, out id bigint, out expires_at varchar, out total bigint, out used bigint, out held bigint
 )
@@ -67,7 +67,7 @@ language sql stable
 return (select user_id from :"schema".ai_credit_holds where id = p_hold_id and user_id = coalesce(p_user_id, user_id));
 
 -- The accounts of holds, in their order, as a JSON array; null for a hold that there is not.
-create or replace function :"schema".ai_credit_hold_users(p_hold_ids bigint[], out accounts varchar)
+create or replace function :"schema".ai_credit_hold_users(p_caller integer, p_hold_ids bigint[], out accounts varchar)
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
 language plpgsql stable as $$
 begin
@@ -226,7 +226,7 @@ $$;
 -- A capture that goes alone: see ai_credit_decide_capture. Verdicts besides: 'missing' (there is no such hold, or pruning
 -- took it meanwhile), and the obstacles.
 create or replace function :"schema".ai_credit_capture(
-  p_hold_id bigint, p_user_id varchar, p_credits bigint, p_metadata jsonb, p_final boolean, p_shortfall varchar,
+  p_caller integer, p_hold_id bigint, p_user_id varchar, p_credits bigint, p_metadata jsonb, p_final boolean, p_shortfall varchar,
   p_idempotency_key varchar, p_operation varchar, p_price_version varchar, p_quantities jsonb,
   p_allowance jsonb, p_time_zone varchar, p_lock_timeout integer,
   out verdict varchar, out user_id varchar, out id bigint, out credits bigint, out uncollected bigint,
@@ -276,7 +276,7 @@ $$;
 
 -- A release that goes alone: see ai_credit_decide_release.
 create or replace function :"schema".ai_credit_release(
-  p_hold_id bigint, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer,
+  p_caller integer, p_hold_id bigint, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer,
   out verdict varchar, out user_id varchar, out credits bigint, out total bigint, out used bigint, out held bigint
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -319,7 +319,7 @@ $$;
 -- Lets an open hold live for p_ttl milliseconds from now, and no shorter than before. Verdicts: 'accepted', 'missing',
 -- 'closed', and the obstacles.
 create or replace function :"schema".ai_credit_extend(
-  p_hold_id bigint, p_user_id varchar, p_ttl integer, p_allowance jsonb, p_lock_timeout integer,
+  p_caller integer, p_hold_id bigint, p_user_id varchar, p_ttl integer, p_allowance jsonb, p_lock_timeout integer,
   out verdict varchar, out user_id varchar, out credits bigint, out expires_at varchar,
   out total bigint, out used bigint, out held bigint
 )
@@ -355,7 +355,9 @@ $$;
 
 -- What captures were for, each known by its hold, and by its usage record where it made one: a JSON array, in order, of
 -- [operation, metadata, by how much it changed what is available].
-create or replace function :"schema".ai_credit_captures(p_hold_ids bigint[], p_record_ids bigint[], out captures varchar)
+create or replace function :"schema".ai_credit_captures(
+  p_caller integer, p_hold_ids bigint[], p_record_ids bigint[], out captures varchar
+)
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
 language plpgsql stable as $$
 begin

@@ -104,7 +104,7 @@ $$;
 --
 -- It waits for an account only while it holds none: one that is locked elsewhere later on is left for the next call.
 create or replace function :"schema".ai_credit_prune(
-  p_before timestamptz, p_from varchar, p_batch integer, p_lock_timeout integer,
+  p_caller integer, p_before timestamptz, p_from varchar, p_batch integer, p_lock_timeout integer,
   out verdict varchar, out next varchar, out accounts integer, out records integer
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set lock_timeout = 0

@@ -18,7 +18,7 @@ $$;
 
 -- The committed balance. Creates the account where it is missing. Verdicts: 'accepted', and the obstacles.
 create or replace function :"schema".ai_credit_balance(
-  p_user_id varchar, p_allowance jsonb, p_lock_timeout integer,
+  p_caller integer, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer,
   out verdict varchar, out total bigint, out used bigint, out held bigint
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -41,7 +41,7 @@ $$;
 -- are left out. entries is a JSON array of [day, used, operation, metadata, hash]; p_after_* name the last entry of the page
 -- before. Rows are found by the primary key's (user_id, day) and sorted within one day at a time.
 create or replace function :"schema".ai_credit_history(
-  p_user_id varchar, p_allowance jsonb, p_lock_timeout integer, p_time_zone varchar, p_days integer, p_limit integer,
+  p_caller integer, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer, p_time_zone varchar, p_days integer, p_limit integer,
   p_after_day date, p_after_used bigint, p_after_operation varchar, p_after_hash bytea,
   out verdict varchar, out total bigint, out used bigint, out held bigint, out entries varchar
 )
@@ -132,7 +132,7 @@ $$;
 -- A page of an account's entries after p_after_seq, as a JSON array; what was kept of closed books is left out. Verdicts:
 -- 'accepted', and the obstacles.
 create or replace function :"schema".ai_credit_statement(
-  p_user_id varchar, p_from timestamptz, p_to timestamptz, p_after_seq bigint, p_limit integer,
+  p_caller integer, p_user_id varchar, p_from timestamptz, p_to timestamptz, p_after_seq bigint, p_limit integer,
   p_allowance jsonb, p_lock_timeout integer, out verdict varchar, out entries varchar
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off

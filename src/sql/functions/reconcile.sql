@@ -38,7 +38,7 @@ end;
 
 -- The same as a JSON array, in one snapshot: of the account p_user_id, or of p_limit accounts after p_after_user_id.
 create or replace function :"schema".ai_credit_reconcile(
-  p_user_id varchar, p_after_user_id varchar, p_limit integer, out accounts varchar
+  p_caller integer, p_user_id varchar, p_after_user_id varchar, p_limit integer, out accounts varchar
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
 language plpgsql stable as $$

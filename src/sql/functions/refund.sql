@@ -5,7 +5,7 @@
 -- record), 'exceeds' (more than the record has left to give back), 'overflow' (the total would pass 2^53 - 1), and the
 -- obstacles.
 create or replace function :"schema".ai_credit_refund(
-  p_record_id bigint, p_user_id varchar, p_deduct_key varchar, p_credits bigint, p_reason varchar,
+  p_caller integer, p_record_id bigint, p_user_id varchar, p_deduct_key varchar, p_credits bigint, p_reason varchar,
   p_idempotency_key varchar, p_allowance jsonb, p_time_zone varchar, p_lock_timeout integer,
   out verdict varchar, out user_id varchar, out usage_id bigint, out record_id bigint, out credits bigint,
   out total bigint, out used bigint, out held bigint

@@ -1,6 +1,6 @@
 -- The sample data: an account with 1,500 of 10,000 credits used, today and yesterday. Written where the account is not there
 -- yet, and only then, whoever else tries at the same time.
-create or replace function :"schema".ai_credit_write_sample_data(p_user_id varchar, p_time_zone varchar) returns void
+create or replace function :"schema".ai_credit_write_sample_data(p_caller integer, p_user_id varchar, p_time_zone varchar) returns void
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
 language plpgsql as $$
 begin

@@ -276,7 +276,7 @@ $$;
 -- What time has changed of an account, from one seq to another: a JSON array, in order, of
 --   [kind, at, amount, reference, details, total after, used after, held after]
 create or replace function :"schema".ai_credit_changes(
-  p_user_id varchar, p_after_seq bigint, p_to_seq bigint, out changes varchar
+  p_caller integer, p_user_id varchar, p_after_seq bigint, p_to_seq bigint, out changes varchar
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
 language plpgsql stable as $$

@@ -27,7 +27,7 @@ return array[
 -- Long and flat for a reason: a call of another function costs a tenth of a deduct. One plan serves all calls, as
 -- PostgreSQL would plan anew for each array.
 create or replace function :"schema".ai_credit_execute(
-  p_user_ids varchar[], p_calls jsonb, p_allowance jsonb, p_time_zone varchar, out answers varchar
+  p_caller integer, p_user_ids varchar[], p_calls jsonb, p_allowance jsonb, p_time_zone varchar, out answers varchar
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set plan_cache_mode = force_generic_plan
 language plpgsql as $$
