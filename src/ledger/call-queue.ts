@@ -43,6 +43,7 @@ export interface CallQueueOptions {
 const MAX_CALLS = 160 // of a statement
 const MAX_TOGETHER = 2 // shared statements in flight
 const MAX_ALONE = 4 // statements of one call in flight that wait for nothing
+const MAX_APART = 8 // the same of calls that can share no statement
 
 /**
  * Gathers calls into statements (group commit). A call leaves at once where a statement may; what arrives while none may
@@ -59,6 +60,7 @@ export class CallQueue<Call extends QueuedCall, Answer> {
   private waiting = 0
   private together = 0
   private alone = 0
+  private apart = 0
   private creating = 0
   private scheduled = false
 
@@ -115,7 +117,7 @@ export class CallQueue<Call extends QueuedCall, Answer> {
       this.runPatiently(next.lane, next.leave)
     }
     while (this.creating < this.options.patient && this.missing.length > 0) this.create(this.missing.shift()!)
-    while (this.alone < MAX_ALONE && this.readyApart.length > 0) this.runAlone(this.readyApart.shift()!)
+    while (this.apart < MAX_APART && this.readyApart.length > 0) this.runApart(this.readyApart.shift()!)
     while (this.ready.length > 0) {
       const [first] = this.ready
       if (this.alone < MAX_ALONE && this.ready.length === 1 && first!.entries.length === 1) {
@@ -131,6 +133,11 @@ export class CallQueue<Call extends QueuedCall, Answer> {
   private runAlone (lane: Lane<Call, Answer>) {
     this.alone++
     this.runFirst(lane, false, () => this.alone--)
+  }
+
+  private runApart (lane: Lane<Call, Answer>) {
+    this.apart++
+    this.runFirst(lane, false, () => this.apart--)
   }
 
   private create (lane: Lane<Call, Answer>) {
