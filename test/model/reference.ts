@@ -198,7 +198,7 @@ export class Reference {
   grant ({ userId, credits, reason, expiresAt: until, priority = DEFAULT_PRIORITY, idempotencyKey }: GrantInput): Grant {
     const account = this.#touch(userId!)
     const expiresAt = until === undefined ? null : new Date(until)
-    return once(account, 'grant', idempotencyKey, [credits, reason, priority], () => {
+    return once(account, 'grant', idempotencyKey, [credits, reason, expiresAt, priority], () => {
       if (expiresAt !== null && +expiresAt <= this.now) throw new Refusal('FST_CREDITS_INVALID', { field: 'expiresAt' })
       refuseOverflow(account, credits)
       const id = this.#id('grant')
@@ -258,7 +258,6 @@ export class Reference {
 
   setOverdraft (userId: string, overdraft: number): OverdraftTerms {
     const account = this.#touch(userId)
-    if (overdraft > account.overdraft + roomOf(account)) throw new Refusal('FST_CREDITS_INVALID', { field: 'credits' })
     account.overdraft = overdraft
     return { userId, overdraft, balance: balanceOf(account) }
   }
@@ -404,13 +403,8 @@ function requireCredits (account: Account, credits: number): void {
   if (spendable(account) < credits) throw insufficient(account, credits)
 }
 
-// How much may still be added: what an account can spend in all never passes 2^53 - 1.
-function roomOf (account: Account): number {
-  return Number.MAX_SAFE_INTEGER - balanceOf(account).total - account.overdraft
-}
-
 function refuseOverflow (account: Account, credits: number): void {
-  if (credits > roomOf(account)) {
+  if (balanceOf(account).total > Number.MAX_SAFE_INTEGER - credits) {
     throw new Refusal('FST_CREDITS_INVALID', { field: 'credits' })
   }
 }
@@ -481,7 +475,7 @@ function earlierCapture ({ captures, closing, state }: Held, key: string | undef
 }
 
 function beginPeriod (account: Account, carried: number, at: number): void {
-  const room = roomOf(account) - carried
+  const room = Number.MAX_SAFE_INTEGER - balanceOf(account).total - carried
   const credits = carried + Math.max(0, Math.min(account.plan?.credits ?? 0, room))
   account.renewsAt = account.plan === null ? NEVER : nextRenewal(account.plan, account.createdAt, at)
   const priority = account.plan === null ? LAST_TO_BURN : DEFAULT_PRIORITY
