@@ -1,9 +1,9 @@
 // What docs/operations.md says of sizes, of HOT updates, of pruning and of partitions.
 // npm run bench:operations [-- --records=100000]
-import { readFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import type pg from 'pg'
 import { createLedger } from '../src/index.js'
+import { partitionScript } from '../test/helper/templates.js'
 import { HOT, openPool, startServer } from './databases.js'
 
 const CALLERS = 64
@@ -11,7 +11,6 @@ const ACCOUNTS = 1000
 
 const { values } = parseArgs({ options: { records: { type: 'string', default: '100000' } } })
 const records = Number(values.records)
-const partitionScript = await readFile(new URL('../docs/partition-usage.sql', import.meta.url), 'utf8')
 const charge = { credits: 1, operation: 'video_generation', metadata: { duration: 30, quality: 'hd', model: 'large' } }
 const server = await startServer()
 const print = (line: string) => process.stdout.write(`${line}\n`)

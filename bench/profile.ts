@@ -94,7 +94,7 @@ async function explain (connectionString: string) {
     const users = Array.from({ length: values.accounts === 'hot' ? 1 : BATCH }, (_, index) => values.accounts === 'hot' ? HOT : `user${index}`)
     const calls = Array.from({ length: BATCH }, (_, index) =>
       `[${values.accounts === 'hot' ? 1 : index + 1},"deduct",${key(index)},1,"chat",${JSON.stringify(charge.metadata)}]`)
-    await client.query({ name: 'explained', text: 'select ai_credit_execute($1, $2, $3, $4)', values: [users, `[${calls}]`, '{"credits": 0}', 'UTC'] })
+    await client.query({ name: 'explained', text: 'select ai_credit_execute(7, $1, $2, $3, $4)', values: [users, `[${calls}]`, '{"credits": 0}', 'UTC'] })
   }
   for (let warmUp = 0; warmUp < 20; warmUp++) await run()
   await client.query(`

@@ -1,7 +1,7 @@
 // The shared statement of the library, sent with text and with binary parameters, one at a time and in the pipeline mode
 // of `pg`. npm run bench:protocol [-- --rounds=5 --seconds=1]
 import pg from 'pg'
-import { migrations } from '../src/sql/index.js'
+import { ledgerScripts } from '../test/helper/templates.js'
 import { readArguments } from './arguments.js'
 import { charge } from './contenders/contender.js'
 import { anyUser, fillAccounts, HOT, query, startServer } from './databases.js'
@@ -45,7 +45,7 @@ async function measure (client: pg.Client, { binary, inFlight }: typeof ways[key
   const sendInTurn = async () => {
     while (performance.now() - started < seconds * 1000) {
       const { calls, values } = parameters(hot, binary)
-      await client.query({ name: `execute ${binary}`, text: 'select ai_credit_execute($1, $2, $3, $4)::varchar', values })
+      await client.query({ name: `execute ${binary}`, text: 'select ai_credit_execute(7, $1, $2, $3, $4)::varchar', values })
       done += calls
     }
   }
@@ -56,7 +56,7 @@ async function measure (client: pg.Client, { binary, inFlight }: typeof ways[key
 const { rounds, seconds } = readArguments()
 const server = await startServer()
 const connectionString = await server.createDatabase('protocol')
-for (const { sql } of migrations) await query(connectionString, sql)
+for (const script of ledgerScripts) await query(connectionString, script)
 await query(connectionString, fillAccounts)
 await query(connectionString, 'vacuum analyze')
 const rows: string[][] = []

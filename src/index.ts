@@ -3,9 +3,10 @@ import fp from 'fastify-plugin'
 import type { RouteCredits } from './http/charging/config.js'
 import { chargeRoutes } from './http/charging/index.js'
 import type { RequestCredits } from './http/charging/request-credits.js'
+import { claimNames } from './http/names.js'
 import { enabledRoutes, registerRoutes } from './http/routes.js'
 import { openLedger } from './ledger/index.js'
-import type { Credits } from './ledger/types.js'
+import type { AdoptionProgress, Credits } from './ledger/types.js'
 import { parsePluginOptions, type FastifyAiCreditsOptions } from './options.js'
 import { findPool } from './pool.js'
 
@@ -18,7 +19,7 @@ export type * from './ledger/prices/types.js'
 export type * from './ledger/types.js'
 export type { ChargedRequest, RouteCredits } from './http/charging/config.js'
 export type { RequestCredits } from './http/charging/request-credits.js'
-export type { CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions, RecurringAllowance } from './options.js'
+export type { Authorize, CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions, RecurringAllowance } from './options.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -39,6 +40,7 @@ declare module 'fastify' {
 
 async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions) {
   const options = parsePluginOptions(given)
+  claimNames(fastify)
   const charging = chargeRoutes(fastify, options) // before anything is awaited: routes may be declared meanwhile
   const pool = await findPool(fastify, options)
   const ledger = openLedger(pool, options, ({ message, code }: Error & { code?: string }) => {
@@ -52,7 +54,7 @@ async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions)
     await ledger.close()
   })
 
-  if (options.migrate) await ledger.migrate()
+  if (options.migrate) await ledger.migrate(migration(fastify))
   else await ledger.start()
   if (options.sampleData) await ledger.writeSampleData()
 
@@ -63,6 +65,14 @@ async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions)
     fastify.log.warn('The credits routes believe the user_id they are sent: give identify, or guard them')
   }
   fastify.register(async scope => registerRoutes(scope, ledger, options), { prefix: options.prefix })
+}
+
+// Fastify gives up on a plugin after pluginTimeout milliseconds; 0 is no limit.
+function migration ({ initialConfig: { pluginTimeout = 0 }, log }: FastifyInstance) {
+  return {
+    seconds: pluginTimeout === 0 ? undefined : pluginTimeout / 1000,
+    onProgress: (progress: AdoptionProgress) => log.info({ adoption: progress }, 'Adopting the credits tables')
+  }
 }
 
 /** Prepaid credits for a Fastify gateway: two routes, and `fastify.credits`. Options: `FastifyAiCreditsOptions`. */

@@ -1,5 +1,5 @@
 import { Type, type TProperties } from '@sinclair/typebox'
-import type { FastifyReply, FastifyRequest, RouteShorthandOptions } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction, RouteShorthandOptions } from 'fastify'
 import { InvalidOptionError } from './errors.js'
 import type { LowThreshold } from './ledger/credits-events.js'
 import {
@@ -48,7 +48,7 @@ export interface LedgerOptions {
   historyLimit?: number
   /**
    * IANA name of the time zone in which a day begins. All processes on a database share its daily usage, so the first
-   * one decides, and one that says otherwise is refused at start. Default: `'UTC'`.
+   * one decides, and one that says otherwise is refused at start; another name of the same zone will do. Default: `'UTC'`.
    */
   timeZone?: string
   /** Milliseconds in which every call is answered, if only by an UnavailableError. Default: 5000. */
@@ -63,6 +63,11 @@ export interface LedgerOptions {
    * total, from '1%' to '99%'. Default: `[]`, none.
    */
   low?: LowThreshold[]
+  /**
+   * The schema of the ledger's tables and functions, 1 to 63 bytes without quotes. Default: the one in which PostgreSQL
+   * finds `ai_credits`, otherwise the first of the search_path; that is looked up once, at start, and all is named by it.
+   */
+  schema?: string
   /** Use named prepared statements; `false` behind PgBouncer before 1.21 and with PGlite's socket. Default: true. */
   prepare?: boolean
 }
@@ -72,6 +77,18 @@ export interface LedgerOptions {
  * or `''` for nobody (401).
  */
 export type Identity = string | { any: true } | null | undefined
+
+/**
+ * A hook that says whether a request may pass, in each of Fastify's styles: it returns a promise, or takes `done` as its
+ * third parameter and calls it. Or it returns true or false.
+ *
+ * Yes is: `true`, a promise that resolves to nothing or to something truthy, and `done()`. All else is no: an error that
+ * is thrown, rejected with or given to `done`; a reply that the hook sends; `false`, `null`, `0` or `''`, also as what a
+ * promise resolves to or as the second argument of `done`; and nothing at all, returned without a promise or `done`.
+ */
+export type Authorize = (
+  this: FastifyInstance, request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction
+) => unknown
 
 /** The host's own options of one of the plugin's routes. */
 export type CreditsRouteOptions =
@@ -97,10 +114,10 @@ export interface FastifyAiCreditsOptions extends LedgerOptions {
   identify?: (request: FastifyRequest) => Identity | Promise<Identity>
   /**
    * Registers routes for services in other languages: grants, holds, refunds and the statement. `authorize` is called
-   * for each request, after validation and all of the host's hooks, and must let it through: one that throws, replies
-   * or answers `false` (403) does not. Default: there are no such routes.
+   * for each request, after validation and all of the host's hooks, and must say yes; of a list, each must. Default:
+   * there are no such routes.
    */
-  management?: { authorize: (request: FastifyRequest, reply: FastifyReply) => unknown }
+  management?: { authorize: Authorize | Authorize[] }
   /** Name of the `@fastify/postgres` instance to use. Default: the unnamed one. */
   pg?: string
   /** Opens a pool of the plugin's own, for a host without `@fastify/postgres`. Not together with `pg`. */
@@ -122,6 +139,10 @@ function isTimeZone (value: unknown) {
     return false
   }
 }
+
+const Schema = field<string>('schema', {},
+  value => typeof value === 'string' && /^[^'"\\\0]+$/.test(value) && Buffer.byteLength(value) < 64 && !value.startsWith('pg_'),
+  'must be the name of a schema, without quotes, that does not begin with pg_')
 
 const Prefix = field<string>('prefix', {},
   value => typeof value === 'string' && (value === '' || value.startsWith('/')) && !value.includes('*'),
@@ -158,10 +179,19 @@ function isValid (schema: ReturnType<typeof strict>) {
   return (value: unknown) => problemOf(value) === undefined
 }
 
-const managementProblem = compile(Type.Object({ authorize: Callable }, { additionalProperties: false }))
+const Authorization = field<Authorize | Authorize[]>('authorize', {},
+  value => Array.isArray(value) ? value.length > 0 && value.every(isHook) : isHook(value), '')
+
+// Fastify refuses an async hook that takes `done`, too: it would have two ways to say what it says.
+function isHook (value: unknown) {
+  return typeof value === 'function' && !(value.constructor.name === 'AsyncFunction' && value.length === 3)
+}
+
+const managementProblem = compile(Type.Object({ authorize: Authorization }, { additionalProperties: false }))
 
 const Management = field<FastifyAiCreditsOptions['management']>('management', {},
-  value => managementProblem(value) === undefined, 'must be { authorize }, a function that lets requests through')
+  value => managementProblem(value) === undefined,
+  'must be { authorize }: a hook that lets requests through or a list of them, an async one without done')
 
 const rolloverProblem = compile(Type.Object({ max: CreditsOrNone }, { additionalProperties: false }))
 
@@ -202,6 +232,7 @@ const ledgerSchema = {
   timeout: Milliseconds,
   maxQueue: QueueLength,
   low: Low,
+  schema: Schema,
   prepare: Flag
 }
 
@@ -234,7 +265,7 @@ const ledgerDefaults = {
 const pluginDefaults = { ...ledgerDefaults, prefix: '/api', routes: true, migrate: true, sampleData: false }
 
 /** A ledger's options, complete. */
-export type ParsedLedgerOptions = typeof ledgerDefaults & { prices: PriceBook }
+export type ParsedLedgerOptions = typeof ledgerDefaults & { prices: PriceBook, schema?: string }
 
 /** A ledger's options with the defaults filled in. Throws InvalidOptionError, which names the option. */
 export function parseLedgerOptions (options: LedgerOptions): ParsedLedgerOptions {

@@ -132,7 +132,7 @@ t.test('the host\'s lock_timeout stays as it was after a wait too', contention, 
 })
 
 t.test('an account that stays locked elsewhere is PostgreSQL\'s 55P03', contention, async t => {
-  const { app, client } = await inTransaction(t, { timeout: 600 })
+  const { app, client } = await inTransaction(t, { timeout: 3000 }) // PostgreSQL gives up after nine tenths of it
   await client.query('savepoint before')
   await lock(t, app, 'ann')
   await t.rejects(app.credits.deduct({ ...charge, client }), { code: '55P03', severity: 'ERROR' })

@@ -1,6 +1,6 @@
 import t from 'tap'
 import fastifyPostgres from '@fastify/postgres'
-import Fastify from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import credits from '../src/index.js'
 import { buildHost, defaults, getBalance } from './helper/app.js'
@@ -82,7 +82,39 @@ t.test('twice in one context fails; in a child it shadows', async t => {
     child.get('/spend', () => child.credits.deduct(one))
   })
   host.register(fp(async scope => { await scope.register(credits, { ...defaults, prefix: '/again' }) }))
-  await t.rejects(async () => await host.ready(), { code: 'FST_ERR_DEC_ALREADY_PRESENT' })
+  await t.rejects(async () => await host.ready(), {
+    code: 'FST_CREDITS_ALREADY_REGISTERED', message: /registered in this context already: register it again in a context of its own/
+  })
+})
+
+t.test('names that the host has taken are refused by name, and nothing is added', async t => {
+  const taken: Array<[name: string, take: (host: FastifyInstance) => unknown]> = [
+    ['fastify.credits', host => host.decorate('credits' as string, {})],
+    ['fastify.credits', host => host.decorate('credits' as string, { getter: () => 'mine' })],
+    ['request.credits', host => host.decorateRequest('credits' as string, 5)],
+    ['request.creditsUserId', host => host.decorateRequest('creditsUserId' as string, '')]
+  ]
+  for (const [name, take] of taken) {
+    const host = await buildHost(t)
+    take(host)
+    await t.rejects(async () => await host.register(credits, defaults), { code: 'FST_CREDITS_NAME_TAKEN', message: `${name} is there already` })
+    t.strictSame((await host.pg.query("select from pg_class where relname = 'ai_credits'")).rows, [])
+  }
+  const host = await buildHost(t)
+  host.decorateRequest('credits' as string, 5)
+  host.register(async child => { await child.register(credits, defaults) })
+  await t.rejects(async () => await host.ready(), { code: 'FST_CREDITS_NAME_TAKEN', message: 'request.credits is there already' })
+})
+
+t.test('fastify.credits of the host is shadowed in a child context, as any decorator is', async t => {
+  const host = await buildHost(t)
+  host.decorate('credits' as string, 'the host\'s')
+  await host.register(async child => {
+    await child.register(credits, defaults)
+    child.get('/spend', () => child.credits.deduct(one))
+  })
+  t.equal((await host.inject('/spend')).json().credits, 1)
+  t.equal(host.credits as unknown, 'the host\'s')
 })
 
 t.test('a child\'s registration shadows its parent\'s', async t => {

@@ -324,6 +324,25 @@ t.test('captures that cannot be read are reported, and the rest is told of', asy
   t.match(logged, [{ err: { code: 'FST_CREDITS_UNAVAILABLE' }, event: 'deducted' }])
 })
 
+t.test('a capture that is pruned before listeners are told of it is reported, and the others are told of', { skip: pglite }, async t => {
+  const { connectionString, setClock } = await createClockedLedgerDatabase(t, start)
+  const logged: any[] = []
+  const stream = new Writable({ write (line, _encoding, done) { logged.push(JSON.parse(line)); done() } })
+  const app = await buildGateway(t, { routes: false, low: [9_999] },
+    { connectionString, pool: { max: 1 }, server: { logger: { level: 'error', stream } } })
+  const { id } = await app.credits.hold({ ...ann, credits: 3 })
+  await setClock('2030-01-01T00:10:00Z')
+  const heard = hear(app.credits)
+  await app.credits.capture(id)
+  const client = await app.pg.connect() // listeners have to wait
+  await setClock('2030-01-01T00:10:02Z')
+  t.match(await createLedger(createPool(t, connectionString)).prune({ before: '2030-01-01T00:10:01Z' }), { records: 1 })
+  client.release()
+  await app.credits.deduct({ userId: 'bob', credits: 1, operation: 'chat' })
+  t.match(await heard(), [['deducted', { userId: 'bob', credits: 1 }]])
+  t.match(logged, [{ err: { message: 'A capture was pruned before listeners were told of it' }, event: 'deducted' }])
+})
+
 t.test('every crossing that a statement shows was told of once, and no other', async t => {
   const { connectionString, setClock } = await createClockedLedgerDatabase(t, start)
   const options: FastifyAiCreditsOptions = { allowance: { credits: 60, every: 'day', rollover: { max: 20 } }, low: [40, '30%', 0] }

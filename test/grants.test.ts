@@ -84,13 +84,29 @@ ledgerTest('the key of a grant with other content is a conflict', async (t, { cr
   const keyed = { ...expiring, reason: 'June pack', priority: 10, idempotencyKey: 'k' }
   await credits.grant(keyed)
   const others = [
-    { credits: 51 }, { reason: 'May pack' }, { reason: undefined }, { expiresAt: '2030-01-01T01:00:00.001Z' }, { expiresAt: undefined },
-    { priority: 11 }
+    { credits: 51 }, { reason: 'May pack' }, { reason: undefined }, { priority: 11 }
   ]
   for (const other of others) {
     await t.rejects(credits.grant({ ...keyed, ...other } as GrantInput), conflict, JSON.stringify(other))
   }
   await has(t, credits, { available: 150, total: 150, used: 0, held: 0 })
+})
+
+// What is sold for 30 days is sold until another instant with each repetition.
+ledgerTest('the key of a grant with another time of expiry, or none, is a replay, with that of the first', async (t, { credits, setClock }) => {
+  const keyed = { ...expiring, reason: 'June pack', priority: 10, idempotencyKey: 'k' }
+  const first = await credits.grant(keyed)
+  for (const expiresAt of ['2030-01-01T01:00:00.001Z', new Date('2030-06-01'), undefined]) {
+    t.strictSame(await credits.grant({ ...keyed, expiresAt } as GrantInput), { ...first, replayed: true }, String(expiresAt))
+  }
+  t.strictSame(first.expiresAt, new Date(expiry))
+  await has(t, credits, { available: 150, total: 150, used: 0, held: 0 })
+  const forever = await credits.grant({ ...request, idempotencyKey: 'forever' })
+  t.strictSame(await credits.grant({ ...expiring, idempotencyKey: 'forever' }), { ...forever, replayed: true })
+  t.equal(forever.expiresAt, null)
+  await setClock(expiry)
+  await has(t, credits, { available: 150, total: 150, used: 0, held: 0 })
+  t.strictSame(await credits.grant(keyed), { ...first, replayed: true }, 'once it has expired, too')
 })
 
 ledgerTest('the key of a grant is its account\'s, and no deduct\'s or hold\'s', async (t, { credits }) => {
@@ -128,6 +144,21 @@ ledgerTest('a total beyond 2^53 - 1 is refused', async (t, { credits }) => {
   await t.rejects(credits.grant({ ...request, credits: 1 }), { code: 'FST_CREDITS_INVALID', field: 'credits' })
   const { MAX_SAFE_INTEGER: total } = Number
   await has(t, credits, { available: total, total, used: 0, held: 0 })
+})
+
+ledgerTest('so is an overdraft that goes beyond it with the total, and a total that does with the overdraft', async (t, { credits }) => {
+  const most = Number.MAX_SAFE_INTEGER - 100
+  const refused = { statusCode: 400, code: 'FST_CREDITS_INVALID', field: 'credits' }
+  await t.rejects(credits.setOverdraft('ann', most + 1), refused)
+  await t.rejects(credits.deduct({ userId: 'ann', credits: 101, operation: 'chat' }), { code: 'FST_CREDITS_INSUFFICIENT' }, 'it was not set')
+  t.strictSame(await credits.setOverdraft('ann', most), {
+    userId: 'ann', overdraft: most, balance: { available: 100, total: 100, used: 0, held: 0 }
+  })
+  await t.rejects(credits.grant({ ...request, credits: 1 }), refused)
+  await credits.setOverdraft('ann', most - 1)
+  await credits.grant({ ...request, credits: 1 })
+  await credits.deduct({ userId: 'ann', credits: Number.MAX_SAFE_INTEGER, operation: 'chat' })
+  await has(t, credits, { available: 101 - Number.MAX_SAFE_INTEGER, total: 101, used: Number.MAX_SAFE_INTEGER, held: 0 })
 })
 
 // -- burn order

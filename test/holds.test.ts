@@ -536,6 +536,18 @@ ledgerTest('the ttl of an extension is from one second to 24 hours', async (t, {
   t.strictSame((await credits.extend(id, { ttl: day })).expiresAt, new Date('2030-01-02T00:00:00Z'))
 })
 
+for (const settled of ['before', 'by']) {
+  ledgerTest(`a lapsed hold is captured after a release too: the work was done (settled ${settled} the release)`, async (t, { credits, setClock }) => {
+    const { id } = await credits.hold(request)
+    await setClock(lapse)
+    if (settled === 'before') await credits.balance('ann')
+    t.match(await credits.release(id), { credits: 40, balance: { available: 100, held: 0 } })
+    t.match(await credits.capture(id, { credits: 25 }), { credits: 25, balance: { available: 75, used: 25 } })
+    t.match(await credits.capture(id, { credits: 25 }), { replayed: true })
+    await t.rejects(credits.release(id), closed)
+  })
+}
+
 ledgerTest('a lapsed hold cannot be extended', async (t, { credits, setClock }) => {
   const { id } = await credits.hold(request)
   await setClock(lapse)

@@ -7,6 +7,7 @@ const service = { authorization: 'Bearer service' }
 
 function authorize (request: FastifyRequest) {
   if (request.headers.authorization !== service.authorization) throw Object.assign(new Error('Who?'), { statusCode: 401 })
+  return true
 }
 
 const build = (t: Test, options: FastifyAiCreditsOptions = {}) => buildGateway(t, { management: { authorize }, ...options })

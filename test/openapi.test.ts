@@ -126,7 +126,7 @@ async function lint (file: string, config: string): Promise<unknown[]> {
 }
 
 t.test('replies are as the document says', async t => {
-  const app = await buildDocumented(t, { allowance: 100, timeout: 500 })
+  const app = await buildDocumented(t, { allowance: 100, timeout: 2000 })
   const check = await buildCheck(t, await documentOf(app))
   const body = { credits: 10, operation: 'chat', metadata: { words: 5 } }
   const key = { 'idempotency-key': 'one' }

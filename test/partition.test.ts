@@ -1,7 +1,11 @@
-import { readFile } from 'node:fs/promises'
+import { randomUUID } from 'node:crypto'
+import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
+import { createLedger } from '../src/index.js'
 import { onLedger, type ClockedLedger } from './helper/clocked-ledger.js'
-import { partitionScript } from './helper/templates.js'
+import { createDatabase, createPool, pglite } from './helper/database.js'
+import { psql, scripts, skipped } from './helper/psql.js'
+import { partitionFile, partitionScript } from './helper/templates.js'
 
 const charge = { userId: 'ann', credits: 7, operation: 'chat' }
 
@@ -9,8 +13,7 @@ const month = (number: number, day = 10) => new Date(Date.UTC(2030, number - 1, 
 
 function partitionTest (name: string, body: (t: Test, ledger: ClockedLedger & { partition: () => Promise<void> }) => Promise<void>) {
   t.test(name, onLedger(month(1), { allowance: 10_000 }, async (t, ledger) => {
-    const script = await readFile(partitionScript, 'utf8')
-    await body(t, { ...ledger, async partition () { await ledger.pool.query(script) } })
+    await body(t, { ...ledger, async partition () { await ledger.pool.query(partitionScript) } })
   }))
 }
 
@@ -84,4 +87,64 @@ partitionTest('partitions that were pruned can be dropped', async (t, { credits,
   t.strictSame(await drop(), [{ name: 'ai_credit_usage_before' }, { name: 'ai_credit_usage_2030_02' }])
   t.strictSame(await credits.history('ann', { days: 90 }), history)
   t.match(await credits.deduct(charge), { replayed: false })
+})
+
+partitionTest('functions and views keep what they were, and who may use them', async (t, { pool, partition }) => {
+  const role = `reader_${randomUUID().replaceAll('-', '')}`
+  await pool.query(`create role ${role}; grant select on ai_credit_usage, ai_credit_entries to ${role};
+    grant execute on all functions in schema public to ${role}`)
+  t.teardown(() => pool.query(`drop owned by ${role}; drop role ${role}`))
+  const properties = async () => (await pool.query(`
+    select pg_get_functiondef(oid) as is, pg_get_userbyid(proowner) as owner, has_function_privilege('public', oid, 'execute') as everybody,
+      has_function_privilege('${role}', oid, 'execute') as reader
+    from pg_proc where proname like 'ai\\_credit\\_%' and proname not like 'ai\\_credit\\_usage\\_%'
+    union all
+    select relname || pg_get_viewdef(pg_class.oid), pg_get_userbyid(relowner), has_table_privilege('public', pg_class.oid, 'select'),
+      has_table_privilege('${role}', pg_class.oid, 'select')
+    from pg_class where relname = 'ai_credit_entries'
+    order by 1`)).rows
+  const before = await properties()
+  t.ok(before.some(({ is }) => /SECURITY DEFINER/.test(is)))
+  await partition()
+  t.strictSame(await properties(), before)
+  t.strictSame((await pool.query(`select has_table_privilege('${role}', 'ai_credit_usage', 'select') as reads`)).rows, [{ reads: true }])
+  t.strictSame((await pool.query(`select has_function_privilege('public', oid, 'execute') as everybody from pg_proc
+    where proname like 'ai\\_credit\\_usage\\_%'`)).rows, [{ everybody: false }, { everybody: false }])
+})
+
+// What may be created in a schema of the search_path: the same names, with the very types that are asked for.
+const hostile = ['date_trunc(text, timestamp) returns timestamp', 'to_char(timestamp, text) returns text', 'to_regclass(text) returns regclass',
+  'pg_get_viewdef(regclass) returns text', 'pg_get_functiondef(oid) returns text', 'to_char(timestamp, varchar) returns text',
+  'current_setting(text) returns text', 'array_cat(text[], text[]) returns text[]', 'set_config(text, varchar, boolean) returns text']
+
+t.test('psql runs it for the schema that it is told, whatever the search_path finds', { skip: skipped }, async t => {
+  const connectionString = await createDatabase(t)
+  const pool = createPool(t, connectionString)
+  await pool.query('create schema "The ledger\'s"; create schema hostile')
+  for (const signature of hostile) {
+    await pool.query(`create function hostile.${signature} language plpgsql as $$ begin raise 'taken over'; end $$`)
+  }
+  await psql(connectionString, scripts, ['-v', "schema=The ledger's"])
+  const path = `${connectionString}&options=-csearch_path%3Dhostile,pg_catalog`
+  for (const run of ['first', 'second']) await psql(path, [fileURLToPath(partitionFile)], ['-v', "schema=The ledger's"]).then(() => t.pass(run))
+
+  const client = createPool(t, connectionString)
+  client.on('connect', client => client.query('set search_path to hostile, pg_catalog'))
+  await client.query('select "The ledger\'s".ai_credit_usage_add_partitions(5)')
+  await client.query('select "The ledger\'s".ai_credit_usage_drop_partitions()')
+  t.strictSame((await pool.query('select count(*)::integer from pg_inherits where inhparent = $1::regclass', ['"The ledger\'s".ai_credit_usage'])).rows,
+    [{ count: 7 }], 'those of five months, of before, and the default')
+})
+
+t.test('psql finds the schema by the search_path', { skip: skipped }, async t => {
+  const connectionString = await createDatabase(t)
+  const pool = createPool(t, connectionString)
+  const ledger = createLedger(pool, { schema: 'credits', prepare: !pglite })
+  await ledger.migrate()
+  const { id } = await ledger.deduct({ ...charge, idempotencyKey: 'k' })
+  await t.rejects(psql(connectionString, [fileURLToPath(partitionFile)]), { message: /no rows returned/ })
+  await psql(`${connectionString}&options=-csearch_path%3Dpublic,credits`, [fileURLToPath(partitionFile)])
+  t.strictSame((await pool.query("select relkind from pg_class where oid = 'credits.ai_credit_usage'::regclass")).rows, [{ relkind: 'p' }])
+  t.match(await ledger.deduct({ ...charge, idempotencyKey: 'k' }), { id, replayed: true })
+  t.match(await ledger.reconcile(), { ok: true, accounts: 1 })
 })

@@ -6,11 +6,12 @@ import { basename, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import ts from 'typescript'
-import { createLedger } from '../src/index.js'
+import { createLedger, type Ledger } from '../src/index.js'
+import { buildGateway } from './helper/app.js'
 import { createDatabase, createPool } from './helper/database.js'
 import { partitionScript } from './helper/templates.js'
 
-interface Block { page: string, line: number, language: string, code: string, run: boolean }
+interface Block { page: string, line: number, language: string, code: string }
 
 const root = new URL('../', import.meta.url)
 const docs = (await readdir(new URL('docs/', root))).filter(name => name.endsWith('.md')).map(name => `docs/${name}`)
@@ -27,7 +28,6 @@ const fileOf = (block: Block) => join(folder, `${nameOf(block)}.m${block.languag
 
 t.test('blocks are of a language that is tested here', async t => {
   t.strictSame(blocks.filter(({ language }) => !['ts', 'js', 'sh', 'json', 'sql', 'sql partitioned'].includes(language)), [])
-  t.ok(blocks.some(({ run }) => run))
 })
 
 t.test('JSON is well-formed', async t => {
@@ -61,18 +61,74 @@ t.test('SQL runs on the tables of the ledger, and some of it on partitioned ones
   await ledger.migrate()
   await ledger.deduct({ userId: 'ann', credits: 1, operation: 'chat' })
   for (const block of of('sql')) await t.resolves(pool.query(block.code), nameOf(block))
-  await pool.query(await readFile(partitionScript, 'utf8'))
+  await pool.query(partitionScript)
   for (const block of of('sql partitioned')) await t.resolves(pool.query(block.code), nameOf(block))
   t.match(await ledger.reconcile(), { ok: true })
 })
 
-for (const block of blocks.filter(({ run }) => run)) {
+t.test('the JSON of the deduct route is accepted, and the replies are as shown', async t => {
+  const [read, deduct, deducted] = of('json').map(({ code }) => JSON.parse(code))
+  const app = await buildGateway(t, { defaultUser: 'ann', sampleData: true }, { connectionString: await createDatabase(t) })
+  const { credits } = (await app.inject('/api/credits?user_id=ann')).json()
+  t.strictSame({ ...credits, usage_history: [{ ...credits.usage_history[0], date: read.credits.usage_history[0].date }] }, read.credits)
+  t.strictSame((await app.inject({ method: 'POST', url: '/api/credits/deduct', body: deduct })).json(), deducted)
+})
+
+for (const block of of('js')) {
   t.test(`${block.page}, line ${block.line} runs`, async t => {
-    const file = join(folder, `${nameOf(block)}.run.mjs`)
-    const { outputText } = ts.transpileModule(block.code, { compilerOptions: { target: ts.ScriptTarget.ES2022 } })
-    await writeFile(file, outputText)
-    await run(t, file)
+    const connectionString = await createDatabase(t)
+    const file = await writeModule(block)
+    await run(t, file, connectionString)
+    if (!isAboutRetries(block)) return
+    const kept = await keysIn(t, connectionString)
+    await run(t, file, connectionString)
+    t.strictSame(await keysIn(t, connectionString), kept, 'and again, as a replay')
   })
+}
+
+for (const block of of('ts')) {
+  const name = /^async function (\w+)/m.exec(block.code)?.[1] ?? 'nothing'
+  t.test(`${block.page}, line ${block.line} runs: ${name}`, async t => {
+    const ledger = createLedger(createPool(t, await createDatabase(t)))
+    await ledger.migrate()
+    t.ok(name in argumentsOf, 'argumentsOf says how it is called')
+    const args = await argumentsOf[name]!(ledger)
+    const { [name]: documented } = await import(await writeModule(block, `export { ${name} }`))
+    await documented(ledger, ...args)
+    const balance = await ledger.balance('ann')
+    await documented(ledger, ...args) // as a retry, or as the next call
+    if (isAboutRetries(block)) t.strictSame(await ledger.balance('ann'), balance, 'and again, as a replay')
+    t.match(await ledger.reconcile(), { ok: true })
+  })
+}
+
+/** What the functions of the documentation are called with after the ledger, on which what they are about has happened. */
+const argumentsOf: Record<string, (ledger: Ledger) => unknown[] | Promise<unknown[]>> = {
+  tour: () => [],
+  chat: () => ['ann', async () => ({ answer: 'Hello', tokens: 42 })],
+  onPayment: () => [{ id: 'payment-1', userId: 'ann', credits: 500 }],
+  async giveBack (ledger) {
+    await ledger.deduct({ userId: 'ann', credits: 100, operation: 'video_generation', idempotencyKey: 'job-17' })
+    return ['job-17']
+  },
+  nightly: () => []
+}
+
+const isAboutRetries = ({ code }: Block) => code.includes('idempotencyKey')
+
+async function keysIn (t: Test, connectionString: string) {
+  const { rows } = await createPool(t, connectionString).query(`
+    select user_id, idempotency_key, credits_used as credits from ai_credit_usage where idempotency_key is not null
+    union all select user_id, idempotency_key, credits from ai_credit_grants where idempotency_key is not null`)
+  t.ok(rows.length > 0)
+  return rows
+}
+
+async function writeModule (block: Block, end = '') {
+  const file = join(folder, `${nameOf(block)}.run.mjs`)
+  const { outputText } = ts.transpileModule(block.code + end, { compilerOptions: { target: ts.ScriptTarget.ES2022 } })
+  await writeFile(file, outputText)
+  return file
 }
 
 // What a host would have declared, or what the text around a block has introduced.
@@ -92,24 +148,29 @@ declare module '@fastify/jwt' {
   interface FastifyJWT { user: { sub: string } }
 }`
 
-// Puts a server on a free port, and ends it once it has answered what a balance is.
+// Puts a server on a free port, and ends it once it has said what ann's balance is, to whatever says that one is ann.
 const preload = `
+import { createHmac } from 'node:crypto'
 import { Server } from 'node:net'
+const encoded = object => Buffer.from(JSON.stringify(object)).toString('base64url')
+const token = encoded({ alg: 'HS256', typ: 'JWT' }) + '.' + encoded({ sub: 'ann' })
+const signature = createHmac('sha256', process.env.JWT_SECRET).update(token).digest('base64url')
+const headers = { 'x-user': 'ann', authorization: 'Bearer ' + token + '.' + signature }
 const { listen } = Server.prototype
 Server.prototype.listen = function (options, ...rest) {
   this.once('listening', async () => {
-    const url = 'http://localhost:' + this.address().port + '/api/credits'
-    const reply = await fetch(url, { headers: { 'x-user': 'ann' } })
+    const reply = await fetch('http://localhost:' + this.address().port + '/api/credits', { headers })
     if (!reply.ok) throw new Error(await reply.text())
     process.exit()
   })
   return listen.call(this, { ...options, port: 0 }, ...rest)
 }`
 
-async function run (t: Test, file: string) {
-  const env = { ...process.env, DATABASE_URL: await createDatabase(t), _TAPJS_PROCESSINFO_COVERAGE_: '0' }
+async function run (t: Test, file: string, connectionString: string) {
+  const env = { ...process.env, DATABASE_URL: connectionString, JWT_SECRET: 'a secret of the tests', _TAPJS_PROCESSINFO_COVERAGE_: '0' }
   const args = ['--import', `data:text/javascript,${encodeURIComponent(preload)}`, file]
-  const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'inherit', 'pipe'], timeout: 30_000 })
+  const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'inherit', 'pipe'] })
+  t.teardown(() => child.kill())
   const [errors, [code]] = await Promise.all([text(child.stderr!), once(child, 'close')])
   t.equal(code, 0, errors)
 }
@@ -139,14 +200,9 @@ function of (...languages: string[]) {
   return blocks.filter(({ language }) => languages.includes(language))
 }
 
-/** The fenced blocks; `<!-- run -->` on the line before has one executed. */
+/** The fenced blocks. */
 function blocksOf (page: string, markdown: string): Block[] {
-  const fences = markdown.matchAll(/^(<!-- run -->\n+)?^```(.*)\n([^]*?)^```$/gm)
-  return [...fences].map(([, marker = '', language, code], index, all) => ({
-    page,
-    line: markdown.slice(0, all[index]!.index + marker.length).split('\n').length,
-    language: language!,
-    code: code!,
-    run: marker !== ''
+  return [...markdown.matchAll(/^```(.*)\n([^]*?)^```$/gm)].map(({ index, 1: language, 2: code }) => ({
+    page, line: markdown.slice(0, index).split('\n').length, language: language!, code: code!
   }))
 }

@@ -9,6 +9,8 @@ const ROUNDS = 700
 const CALLS = 20
 const ENOUGH = { rows: 50, entries: 5000 } // for one call, where the account has 7000 postings
 
+const options = { allowance: 1_000_000, timeout: 60_000 }
+
 const charge = { userId: 'ann', credits: 1, operation: 'chat' }
 
 /** A call on what the calls before it in a round have left. */
@@ -48,11 +50,11 @@ const calls: Record<string, (ledger: Ledger, round: Round) => Promise<unknown>> 
 for (const how of ['of the pool', 'of the host']) {
   t.test(`what a call reads does not grow with its account, in a session ${how} that began on empty tables`, async t => {
     const pool = createPool(t, await createLedgerDatabase(t), { max: 1 })
-    const ledger = createLedger(pool, { allowance: 1_000_000 })
+    const ledger = createLedger(pool, options)
     await ledger.migrate()
     await withoutAutovacuum(pool)
     await one(pool, ledger, how, rounds('first', 10), Object.keys(calls))
-    const fillers = createLedger(createPool(t, pool.options.connectionString!), { allowance: 1_000_000 })
+    const fillers = createLedger(createPool(t, pool.options.connectionString!), options)
     await Promise.all(rounds('filling', ROUNDS).map(async round => {
       for (const call of Object.values(calls)) await call(fillers, round)
     }))

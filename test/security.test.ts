@@ -151,10 +151,19 @@ const namingTables = ['ai_credit_usage_add_partitions', 'ai_credit_usage_drop_pa
 
 t.test('no function of the ledger executes text as SQL', async t => {
   const app = await buildGateway(t)
-  const { rows } = await app.pg.query("select proname, prosrc, prosecdef from pg_proc where proname like 'ai_credit%' order by proname")
+  const { rows } = await app.pg.query("select proname, prosrc from pg_proc where proname like 'ai_credit%' order by proname")
   t.ok(rows.length > 10)
   t.strictSame(rows.filter(({ prosrc }) => /\bexecute\b/i.test(prosrc)).map(({ proname }) => proname), partitioned ? namingTables : [])
-  t.strictSame(rows.filter(({ prosecdef }) => prosecdef), [], 'and none has rights of its own')
+})
+
+t.test('a function with rights of its own looks up nothing where others may create, and nobody may call it unasked', async t => {
+  const app = await buildGateway(t)
+  const { rows } = await app.pg.query(`select proname, prosecdef, proconfig, has_function_privilege('public', oid, 'execute') as everybody
+    from pg_proc where proname like 'ai_credit%'`)
+  const own = rows.filter(({ prosecdef }) => prosecdef)
+  t.ok(own.length > 10)
+  t.strictSame(own.filter(({ proconfig }) => !proconfig.includes('search_path=pg_catalog, pg_temp')), [])
+  t.strictSame(rows.filter(({ everybody }) => everybody), [])
 })
 
 /** A client that sends the head of a deduct and a part of its body, and then nothing. */

@@ -77,10 +77,37 @@ t.test('deducts, refusals and credits are counted by operation, calls timed, sta
   await ledger.close()
 })
 
+t.test('operations that somebody invents do not crowd out the others', async t => {
+  const metrics = measure(t)
+  const ledger = await open(t, { allowance: 1000, prices: { priced: { base: 1 } } })
+  const invented = Array.from({ length: 300 }, (_, index) => `invented ${index}`)
+  await Promise.all(invented.map(operation => t.rejects(ledger.deduct({ userId: 'ann', credits: 1001, operation }))))
+  await ledger.deduct({ userId: 'ann', credits: 7, operation: 'video' })
+  await Promise.all(invented.map(operation => ledger.deduct({ userId: 'ann', credits: 1, operation })))
+  await ledger.deduct({ userId: 'ann', operation: 'priced', usage: {} })
+  await ledger.deduct({ userId: 'ann', credits: 7, operation: 'video' })
+  await hear(ledger, [])()
+  const read = await metrics()
+  const credits = read('ai_credits.credits')
+  t.equal(credits.length, 102)
+  t.strictSame(credits.filter(([operation]) => !/^invented/.test(String(operation))), [['video', 14], ['_other', 201], ['priced', 1]])
+  t.strictSame(read('ai_credits.deducts').find(([operation]) => operation === '_other'), ['_other', 201])
+  t.strictSame([read('ai_credits.refusals').length, read('ai_credits.refusals').at(-1)], [101, ['_other', 200]])
+  await ledger.close()
+})
+
+t.test('a span of a call that is refused has no more of an operation than an operation may have', async t => {
+  const spans = trace(t)
+  const ledger = await open(t)
+  await t.rejects(ledger.deduct({ userId: 'ann', credits: 1, operation: 'x'.repeat(100_000) }))
+  t.match(spans(), [{ attributes: { 'ai_credits.operation': 'x'.repeat(255) } }])
+  await ledger.close()
+})
+
 t.test('the queue is counted over all ledgers of the process, and no more once they are closed', async t => {
   const metrics = measure(t)
   const lengths = [3, 4]
-  const telemetries = lengths.map(length => openTelemetry({ emitter: new Emitter(() => {}), queueLength: () => length }))
+  const telemetries = lengths.map(length => openTelemetry({ emitter: new Emitter(() => {}), queueLength: () => length, hasPrice: () => false }))
   await Promise.all(telemetries.map(({ ready }) => ready))
   t.strictSame((await metrics())('ai_credits.queue.length'), [[undefined, 7]])
   telemetries[0]!.close()
@@ -91,7 +118,7 @@ t.test('the queue is counted over all ledgers of the process, and no more once t
 
 t.test('a ledger that is closed before OpenTelemetry is found is not measured', async t => {
   const spans = trace(t)
-  const telemetry = openTelemetry({ emitter: new Emitter(() => {}), queueLength: () => 0 })
+  const telemetry = openTelemetry({ emitter: new Emitter(() => {}), queueLength: () => 0, hasPrice: () => false })
   telemetry.close()
   await telemetry.ready
   t.equal(await telemetry.measured({ balance: async () => 5 }).balance(), 5)
@@ -100,7 +127,7 @@ t.test('a ledger that is closed before OpenTelemetry is found is not measured', 
 
 t.test('without @opentelemetry/api nothing is measured', async t => {
   const spans = trace(t)
-  const telemetry = openTelemetry({ emitter: new Emitter(() => {}), queueLength: () => 0 }, async () => undefined)
+  const telemetry = openTelemetry({ emitter: new Emitter(() => {}), queueLength: () => 0, hasPrice: () => false }, async () => undefined)
   await telemetry.ready
   telemetry.sent(1)
   t.equal(await telemetry.measured({ balance: async () => 5 }).balance(), 5)
@@ -110,7 +137,7 @@ t.test('without @opentelemetry/api nothing is measured', async t => {
 
 t.test('an error without a code is told by its name', async t => {
   const spans = trace(t)
-  const telemetry = openTelemetry({ emitter: new Emitter(() => {}), queueLength: () => 0 })
+  const telemetry = openTelemetry({ emitter: new Emitter(() => {}), queueLength: () => 0, hasPrice: () => false })
   await telemetry.ready
   await t.rejects(telemetry.measured({ async balance () { throw new TypeError() } }).balance())
   t.match(spans(), [{ attributes: { 'ai_credits.verdict': 'failed', 'error.type': 'TypeError' } }])

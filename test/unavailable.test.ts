@@ -370,7 +370,7 @@ async function failWith (app: FastifyInstance, sqlState: string, times: number) 
     create sequence failures;
     create function fail() returns trigger language plpgsql as $$
     begin
-      if nextval('failures') <= ${times} then raise 'made to fail' using errcode = '${sqlState}'; end if;
+      if nextval('public.failures') <= ${times} then raise 'made to fail' using errcode = '${sqlState}'; end if;
       return new;
     end $$;
     create trigger fail before insert on ai_credit_usage for each row execute function fail()`)

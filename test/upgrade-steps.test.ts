@@ -1,161 +1,147 @@
-// From the schema of every version to the newest, one migration after the other, with data in it. Written so that further
-// migrations are covered as they come.
-import { setTimeout as sleep } from 'node:timers/promises'
+// From number 6 to the newest, one file of the tables after the other, with data of every kind. Further files are covered as
+// they come.
 import type pg from 'pg'
 import t, { type Test } from 'tap'
-import { createLedger } from '../src/index.js'
-import { migrations } from '../src/sql/index.js'
+import { createLedger, type Balance, type Ledger } from '../src/index.js'
+import { inSchema } from '../src/ledger/schema.js'
+import { functions, tables } from '../src/sql/index.js'
+import { until } from './helper/charging.js'
 import { createClockedDatabase } from './helper/clock.js'
 import { createPool, pglite } from './helper/database.js'
+import { clockOfNumber6, number6 } from './helper/number-6.js'
 
 const start = '2030-01-01T00:00:00.000Z'
 const allowance = JSON.stringify({ credits: 1000 })
 const terms = [allowance, 4500]
 const day = 86_400_000
+const charge = { userId: 'ann', credits: 7, operation: 'chat' }
+const steps = tables.filter(({ id }) => id > 6)
 
-/** What a function answers. */
+/** What a function returns. */
 type Row = Record<string, unknown>
 
-for (const { id: from, file } of migrations.slice(0, -1)) {
-  t.test(`from ${file} on`, async t => {
-    const { pool, connectionString, at } = await databaseAt(t, from)
-    const process = oldProcess(pool)
-    const answers = await process.live()
-    const balances = await balancesOf(pool)
-    for (const { sql, file: next } of migrations.filter(({ id }) => id > from)) {
-      await pool.query(sql)
-      t.strictSame(await balancesOf(pool), balances, `${next} changes no balance`)
-      t.strictSame(await process.replay(), answers, `and all that was done before ${next} is answered again`)
-      t.strictSame(await balancesOf(pool), balances, 'without being done again')
-    }
+/** What a method returns. */
+interface Answer { id: string, usageId?: string, credits: number, balance: Balance, replayed: boolean }
 
-    const ledger = createLedger(createPool(t, connectionString), { allowance: 1000, prepare: !pglite })
-    await ledger.migrate()
-    t.match(await ledger.reconcile(), { ok: true, differences: [] })
-    t.match(await ledger.deduct({ ...charge, idempotencyKey: 'k' }), { replayed: true })
-    await t.rejects(ledger.deduct({ ...charge, credits: 8, idempotencyKey: 'k' }), { code: 'FST_CREDITS_IDEMPOTENCY_CONFLICT' })
-    t.match(await ledger.deduct(charge), { replayed: false })
-    t.match(await process.more(), { verdict: 'accepted' }, 'the old process goes on')
-    t.match(await ledger.reconcile(), { ok: true, differences: [] })
-    await at('2030-06-01T00:00:00Z')
-    await Promise.all(['ann', 'bob', 'new'].map(userId => ledger.balance(userId)))
-    t.match(await ledger.prune({ before: '2030-05-01T00:00:00Z' }), { accounts: 3 })
-    t.match(await ledger.reconcile(), { ok: true, differences: [] })
-  })
-}
-
-// A call that began with records of the old shape could not hand them to functions of the new one.
-for (const { id, file, sql } of migrations.slice(1).filter(({ sql }) => /^alter table/m.test(sql))) {
-  t.test(`${file} waits for calls that are under way`, { skip: pglite }, async t => {
-    const { pool, connectionString } = await databaseAt(t, id - 1)
-    const call = await pool.connect()
-    await call.query("begin; select ai_credit_lock('ann', '{\"credits\":1000}', 4500)")
-    const migration = pool.query(sql)
-    const waiting = until(createPool(t, connectionString), "select from pg_locks where not granted and mode = 'AccessExclusiveLock'")
-    t.equal(await Promise.race([waiting.then(() => 'waits'), migration.then(() => 'did not wait')]), 'waits')
-    await call.query('commit')
-    call.release()
-    await migration
-  })
-}
-
-async function until (pool: pg.Pool, query: string) {
-  while ((await pool.query(query)).rowCount === 0) await sleep(5)
-}
-
-t.test('the functions of every version are there in the newest, with the same parameters and answers', async t => {
-  const { pool } = await databaseAt(t, 1)
-  const seen = new Map<string, number>()
-  for (const { id, sql } of migrations) {
-    if (id > 1) await pool.query(sql)
-    const present = await signatures(pool)
-    t.strictSame([...seen.keys()].filter(signature => !present.includes(signature)), [], `with migration ${id}`)
-    for (const signature of present) if (!seen.has(signature)) seen.set(signature, id)
+t.test('every step keeps what is there, and all that was done before is replayed', async t => {
+  const { pool, connectionString, at } = await databaseAt6(t)
+  const calls = await live(pool)
+  const before = await contentOf(pool)
+  for (const { sql, file } of steps) {
+    await pool.query(inSchema(sql, 'public'))
+    t.strictSame(await contentOf(pool), before, `${file} changes no account and no record`)
   }
-  t.ok([...seen.keys()].some(signature => signature.startsWith('ai_credit_deduct(')))
+  await pool.query(inSchema(functions.sql, 'public'))
+  await at(start)
+
+  const ledger = createLedger(createPool(t, connectionString), { allowance: 1000, prepare: !pglite })
+  await ledger.migrate()
+  t.match(await ledger.reconcile(), { ok: true, accounts: 3, differences: [] })
+  for (const { name, row, again } of calls) {
+    const { id, usageId, credits, balance: { total, used, held }, replayed } = await again(ledger)
+    t.equal(replayed, true, `${name} is replayed`)
+    t.strictSame({ total: `${total}`, used: `${used}`, held: `${held}` }, { total: row.total, used: row.used, held: row.held },
+      'with the balance of then')
+    t.equal(row.credits ?? `${credits}`, `${credits}`)
+    t.ok([id, usageId].includes(String(row.id ?? row.record_id ?? id)))
+  }
+  t.strictSame(await contentOf(pool), before, 'and nothing is done again')
+
+  await t.rejects(ledger.deduct({ ...charge, credits: 8, idempotencyKey: 'k' }), { code: 'FST_CREDITS_IDEMPOTENCY_CONFLICT' })
+  t.match(await ledger.deduct(charge), { replayed: false })
+  t.match(await ledger.reconcile(), { ok: true, differences: [] })
+  await at('2030-06-01T00:00:00Z')
+  await Promise.all(['ann', 'bob', 'new'].map(userId => ledger.balance(userId)))
+  t.match(await ledger.prune({ before: '2030-05-01T00:00:00Z' }), { accounts: 3 })
+  t.match(await ledger.reconcile(), { ok: true, differences: [] })
 })
 
-const charge = { userId: 'ann', credits: 7, operation: 'chat' }
+// PGlite has one session.
+t.test('a transaction that is open keeps its charges: the upgrade waits for it', { skip: pglite }, async t => {
+  const { pool, connectionString } = await databaseAt6(t)
+  const hosts = createPool(t, connectionString)
+  const [ends, goesOn] = await Promise.all(['ann', 'bob'].map(async userId => {
+    const client = await hosts.connect()
+    await client.query('begin')
+    const deduct = () => call(client, 'ai_credit_deduct', userId, 5, 'chat', '{}', null, allowance, 'UTC', 4500)
+    t.match(await deduct(), { verdict: 'accepted' })
+    return { client, deduct }
+  }))
+  const migration = createLedger(pool, { allowance: 1000 }).migrate()
+  await until(() => pool.query('select from pg_locks where not granted'), ({ rowCount }) => rowCount! > 0)
+  await ends!.client.query('commit')
+  t.match(await goesOn!.deduct(), { verdict: 'accepted' })
+  await goesOn!.client.query('commit')
+  await migration
+  ends!.client.release()
+  goesOn!.client.release()
 
-async function databaseAt (t: Test, version: number) {
+  const ledger = createLedger(pool, { allowance: 1000 })
+  t.match(await ledger.balance('ann'), { used: 5 })
+  t.match(await ledger.balance('bob'), { used: 10 })
+  t.match(await ledger.reconcile(), { ok: true, differences: [] })
+})
+
+async function databaseAt6 (t: Test) {
   const { connectionString, setClock } = await createClockedDatabase(t, start)
   const pool = createPool(t, connectionString, { max: 2 })
-  // Migration 1 asks with this one, too, whether it is late.
-  await pool.query(`create or replace function test_clock.clock_timestamp() returns timestamptz
-    language sql stable return statement_timestamp()`)
-  for (const { id, sql } of migrations) if (id <= version) await pool.query(sql)
+  await pool.query(clockOfNumber6 + number6)
   await pool.query("select ai_credit_use_time_zone('UTC')")
   return { pool, connectionString, at: setClock }
 }
 
-/** What a process does by the functions that its version of the schema has, on connections that stay. */
-function oldProcess (pool: pg.Pool) {
-  const ids: Row = {}
-  let known: string[]
+async function call (db: pg.Pool | pg.PoolClient, name: string, ...values: unknown[]): Promise<Row> {
+  return (await db.query(`select * from ${name}(${values.map((_, index) => `$${index + 1}`)})`, values)).rows[0]
+}
 
-  // Answers nothing where this version had no such function.
-  async function call (name: string, ...values: unknown[]): Promise<Row | undefined> {
-    if (!known.includes(name)) return
-    const text = `select * from ${name}(${values.map((_, index) => `$${index + 1}`)})`
-    return (await pool.query({ text, values, ...!pglite && { name } })).rows[0]
-  }
-
+/** Does by the functions of number 6 what they can do, and returns what each call that can be repeated was answered. */
+async function live (pool: pg.Pool) {
   const deduct = (userId: string, credits: number, key: string | null) =>
-    call('ai_credit_deduct', userId, credits, 'chat', '{"words": 3}', key, allowance, 'UTC', 4500)
+    call(pool, 'ai_credit_deduct', userId, credits, 'chat', '{"words": 3}', key, allowance, 'UTC', 4500)
+  const hold = async (userId: string, credits: number, key: string | null) =>
+    await call(pool, 'ai_credit_hold', userId, credits, 'chat', '{}', day, key, ...terms)
   const capture = (id: unknown, credits: number, final: boolean, key: string | null) =>
-    call('ai_credit_capture', id, null, credits, null, final, 'partial', key, allowance, 'UTC', 4500)
+    call(pool, 'ai_credit_capture', id, null, credits, null, final, 'partial', key, allowance, 'UTC', 4500)
 
-  const keyed: Array<() => Promise<Row | undefined>> = [
-    () => call('ai_credit_deduct', 'ann', 7, 'chat', '{}', 'k', allowance, 'UTC', 4500),
-    () => deduct('bob', 5, 'k'),
-    () => call('ai_credit_grant', 'ann', 50, 'bonus', '2030-03-01T00:00:00Z', 50, 'k', ...terms),
-    async () => {
-      const row = await call('ai_credit_hold', 'ann', 40, 'chat', '{}', day, 'k', ...terms)
-      ids.hold = row?.id
-      return row
-    },
-    () => capture(ids.hold, 10, false, 'k'),
-    () => call('ai_credit_refund', null, 'ann', 'k', 3, 'failed', 'k', allowance, 'UTC', 4500),
-    async () => ids.closed === undefined ? undefined : await capture(ids.closed, 15, true, null),
-    async () => ids.released === undefined ? undefined : await call('ai_credit_release', ids.released, null, ...terms),
-    async () => ids.grant === undefined ? undefined : await call('ai_credit_revoke', ids.grant, null, ...terms)
-  ]
+  await call(pool, 'ai_credit_balance', 'new', ...terms)
+  for (const userId of ['ann', 'bob', 'ann']) await deduct(userId, 20, null)
+  const captured = String((await hold('bob', 20, null)).id)
+  const released = String((await hold('bob', 30, null)).id)
+  const revoked = String((await call(pool, 'ai_credit_grant', 'bob', 60, null, 'infinity', 60, null, ...terms)).id)
 
-  async function answers () {
-    const rows = []
-    for (const call of keyed) rows.push(await call())
-    // That it is a replay may differ, and what nobody reads but where a call is refused.
-    return rows.map(row => row === undefined ? undefined : { ...row, verdict: '', required: '' })
+  const calls: { name: string, row: Row, again: (ledger: Ledger) => Promise<Answer> }[] = []
+  async function made (name: string, row: Row, again: (ledger: Ledger) => Promise<Answer>) {
+    calls.push({ name, row, again })
+    return String(row.id)
   }
+  await made('a deduct', await call(pool, 'ai_credit_deduct', 'ann', 7, 'chat', '{}', 'k', allowance, 'UTC', 4500),
+    ledger => ledger.deduct({ ...charge, idempotencyKey: 'k' }))
+  await made('a deduct with metadata', await deduct('bob', 5, 'k'),
+    ledger => ledger.deduct({ userId: 'bob', credits: 5, operation: 'chat', metadata: { words: 3 }, idempotencyKey: 'k' }))
+  await made('a grant', await call(pool, 'ai_credit_grant', 'ann', 50, 'bonus', '2030-03-01T00:00:00Z', 50, 'k', ...terms),
+    ledger => ledger.grant({
+      userId: 'ann', credits: 50, reason: 'bonus', expiresAt: '2030-03-01T00:00:00Z', priority: 50, idempotencyKey: 'k'
+    }))
+  const open = await made('a hold', await hold('ann', 40, 'k'),
+    ledger => ledger.hold({ userId: 'ann', credits: 40, operation: 'chat', ttl: day, idempotencyKey: 'k' }))
+  await made('a part of a capture', await capture(open, 10, false, 'k'),
+    ledger => ledger.capture(open, { credits: 10, final: false, idempotencyKey: 'k' }))
+  await made('a refund', await call(pool, 'ai_credit_refund', null, 'ann', 'k', 3, 'failed', 'k', allowance, 'UTC', 4500),
+    ledger => ledger.refund({ userId: 'ann', deductKey: 'k', credits: 3, reason: 'failed', idempotencyKey: 'k' }))
+  await made('a capture', await capture(captured, 15, true, null), ledger => ledger.capture(captured, { credits: 15 }))
+  await made('a release', await call(pool, 'ai_credit_release', released, null, ...terms), ledger => ledger.release(released))
+  await made('a revoke', await call(pool, 'ai_credit_revoke', revoked, null, ...terms), ledger => ledger.revoke(revoked))
 
-  return {
-    async live () {
-      known = (await pool.query("select proname from pg_proc where proname like 'ai_credit_%'")).rows.map(({ proname }) => proname)
-      await call('ai_credit_balance', 'new', ...terms)
-      for (const userId of ['ann', 'bob', 'ann']) await deduct(userId, 20, null)
-      ids.closed = (await call('ai_credit_hold', 'bob', 20, 'chat', '{}', day, null, ...terms))?.id
-      ids.released = (await call('ai_credit_hold', 'bob', 30, 'chat', '{}', day, null, ...terms))?.id
-      ids.grant = (await call('ai_credit_grant', 'bob', 60, null, 'infinity', 60, null, ...terms))?.id
-      const first = await answers()
-      await call('ai_credit_set_allowance', 'bob', '{"credits": 30, "every": "week"}', ...terms)
-      await call('ai_credit_set_overdraft', 'bob', 5, ...terms)
-      await call('ai_credit_execute', ['ann', 'bob'], JSON.stringify([
-        [1, 'deduct', 'together', 1, 'chat', {}], [2, 'hold', 'together', 2, 'chat', {}, day]
-      ]), allowance, 'UTC')
-      return first
-    },
-    replay: answers,
-    more: () => deduct('bob', 1, null)
-  }
+  await call(pool, 'ai_credit_set_allowance', 'bob', '{"credits": 30, "every": "week"}', ...terms)
+  await call(pool, 'ai_credit_set_overdraft', 'bob', 5, ...terms)
+  await call(pool, 'ai_credit_execute', ['ann', 'bob'], JSON.stringify([
+    [1, 'deduct', 'together', 1, 'chat', {}], [2, 'hold', 'together', 2, 'chat', {}, day]
+  ]), allowance, 'UTC')
+  return calls
 }
 
-async function balancesOf (pool: pg.Pool) {
-  return (await pool.query('select user_id, total_credits, used_credits, held_credits, seq from ai_credits order by 1')).rows
-}
-
-async function signatures (pool: pg.Pool): Promise<string[]> {
-  const { rows } = await pool.query(`
-    select proname || '(' || pg_get_function_identity_arguments(oid) || ') returns ' || pg_get_function_result(oid) as line
-    from pg_proc where proname like 'ai\\_credit\\_%'`)
-  return rows.map(({ line }) => line)
+async function contentOf (pool: pg.Pool): Promise<Row[]> {
+  const tables = ['ai_credits', 'ai_credit_usage', 'ai_credit_daily_usage', 'ai_credit_grants', 'ai_credit_holds', 'ai_credit_events']
+  const rows = await Promise.all(tables.map(table => pool.query(`select to_jsonb(r) as row from ${table} r order by 1`)))
+  return rows.flatMap(({ rows }) => rows)
 }

@@ -1,5 +1,6 @@
-import { CallQueue, type QueuedCall } from '../../src/ledger/call-queue.js'
-import { migrations } from '../../src/sql/index.js'
+import { CallQueue } from '../../src/ledger/call-queue.js'
+import type { QueuedCall } from '../../src/ledger/lane.js'
+import { ledgerScripts } from '../../test/helper/templates.js'
 import { openPool, PLENTY, query } from '../databases.js'
 import { charge, type Contender } from './contender.js'
 
@@ -13,7 +14,7 @@ const append = `
 export const ceiling: Contender = {
   name: 'ceiling: only append',
   async open (connectionString) {
-    for (const { sql } of migrations) await query(connectionString, sql)
+    for (const script of ledgerScripts) await query(connectionString, script)
     await query(connectionString, 'create table ceiling (like ai_credit_usage including all)')
     const pool = openPool(connectionString)
     let seq = 0
@@ -26,7 +27,7 @@ export const ceiling: Contender = {
       })
       return rows
     }
-    const queue = new CallQueue<QueuedCall, unknown>({ together, alone: async call => (await together([call]))[0] }, Infinity)
+    const queue = new CallQueue<QueuedCall, unknown>({ together, alone: async call => (await together([call]))[0] }, { maxQueue: Infinity, patient: 1 })
     return {
       call: userId => queue.add({ userId, deadline: performance.now() + 5000 }),
       async charged () {

@@ -1,16 +1,21 @@
 import type { Context } from './context.js'
-import { SETTLED } from './database.js'
 import { resolveUserId } from './input.js'
 import type { Balance } from './types.js'
+import { functionCall } from './function-call.js'
+
+const BALANCE = functionCall('ai_credit_balance', ['varchar', 'jsonb', 'integer'])
 
 /** The balance of an account, which is created if it is not there. */
-export async function balance ({ database, options, allowance }: Context, userId?: string): Promise<Balance> {
+export async function balance ({ postings, options, allowance }: Context, userId?: string): Promise<Balance> {
   const account = resolveUserId(userId, options.defaultUser)
-  return balanceOf(await database.row({
-    name: 'ai_credit_balance',
-    text: `select *, ${SETTLED} from ai_credit_balance($1, $2, $3)`,
-    values: lockTimeout => [account, allowance, lockTimeout],
-    repeatable: true
+  return balanceOf(await postings.attempt({
+    userId: account,
+    statement: {
+      name: 'ai_credit_balance',
+      text: BALANCE,
+      values: lockTimeout => [account, allowance, lockTimeout],
+      repeatable: true
+    }
   }))
 }
 

@@ -1,67 +1,75 @@
-import { late, tooMany } from './failure.js'
+import { isLate, lateForLock, tooMany } from './failure.js'
+import { takeFrom, type Entry, type Lane, type QueuedCall } from './lane.js'
+import { Lateness } from './lateness.js'
+import { setImmediate } from './timers.js'
+import { WaitingRoom } from './waiting-room.js'
 
-/** A call that may share a statement with others. */
-export interface QueuedCall {
-  /** The account it is on. */
-  userId: string
-  /** No two calls on one account with the same token share a statement: the second is to see what the first wrote. */
-  token?: string | undefined
-  /** When its caller stops waiting, on the clock of `performance.now()`; -Infinity once it has. */
-  deadline: number
-}
-
-/** What a call of a shared statement came to, where that is no answer: its account has to be waited for. */
+/** What a call came to, where that is no answer: its account is locked elsewhere. Nothing was done. */
 export const BUSY = Symbol('busy')
+
+/** The same, where there is no such account yet. */
+export const NEW = Symbol('new')
+
+/** The same, where a part of what time does to the account was done, and there is more of it. */
+export const SETTLING = Symbol('settling')
 
 /** The same, where the statement failed: each of its calls is to be run alone. */
 export const FAILED = Symbol('failed')
 
+/** Why an account could not be had. */
+export type Obstacle = typeof BUSY | typeof NEW | typeof SETTLING
+
 /** Runs a queue's calls. */
 export interface CallRunner<Call, Answer> {
   /**
-   * Runs calls as one statement, those on one account side by side and in order. Never rejects: it answers for each
-   * call its answer, an error, BUSY or FAILED.
+   * Runs calls as one statement, those on one account side by side and in order, and waits for no account. Never rejects:
+   * it returns for each call its answer, an error, an obstacle or FAILED.
    */
-  together (calls: Call[]): Promise<(Answer | Error | typeof BUSY | typeof FAILED)[]>
-  /** Runs one call, which may wait for its account. */
-  alone (call: Call): Promise<Answer>
+  together (calls: Call[]): Promise<(Answer | Error | Obstacle | typeof FAILED)[]>
+  /** Runs one call. `patient`: it may wait a moment for its account, or create it. */
+  alone (call: Call, patient: boolean): Promise<Answer | Obstacle>
 }
 
-interface Entry<Call, Answer> {
-  call: Call
-  apart: boolean
-  resolve: (answer: Answer) => void
-  reject: (error: unknown) => void
-}
-
-/** The calls on one account in order of arrival. Of these at most one statement is in flight. */
-interface Lane<Call, Answer> {
-  userId: string
-  entries: Entry<Call, Answer>[]
+/** How many calls a queue takes. */
+export interface CallQueueOptions {
+  /** How many calls may wait. */
+  maxQueue: number
+  /** How many statements may wait for an account at a time; as many others may create one. */
+  patient: number
 }
 
 // Measured with `npm run bench`. 256 callers on one account make two halves: while PostgreSQL works on one, the process
 // answers and prepares the other.
 const MAX_CALLS = 160 // of a statement
 const MAX_TOGETHER = 2 // shared statements in flight
-const MAX_ALONE = 4 // statements of one call in flight, which may be waiting for an account
+const MAX_ALONE = 4 // statements of one call in flight that wait for nothing
+const MAX_APART = 8 // the same of calls that can share no statement
 
 /**
  * Gathers calls into statements (group commit). A call leaves at once where a statement may; what arrives while none may
- * goes with the next one, in order of arrival on each account, the accounts taking turns.
+ * goes with the next one, in order of arrival on each account, the accounts taking turns. Every call is first tried
+ * without waiting for its account; only those whose account was not free wait for it, and only few at a time.
  */
 export class CallQueue<Call extends QueuedCall, Answer> {
   private readonly lanes = new Map<string, Lane<Call, Answer>>()
   private ready: Lane<Call, Answer>[] = []
   private readonly readyApart: Lane<Call, Answer>[] = []
-  private readonly answerable = new Set<Entry<Call, Answer>>() // by their deadlines, which come in order
-  private timer: NodeJS.Timeout | undefined
+  private readonly missing: Lane<Call, Answer>[] = [] // their account is to be created
+  private readonly waitingRoom: WaitingRoom<Call, Answer>
+  private readonly lateness = new Lateness<Call, Answer>()
   private waiting = 0
   private together = 0
   private alone = 0
+  private apart = 0
+  private creating = 0
   private scheduled = false
 
-  constructor (private readonly runner: CallRunner<Call, Answer>, private readonly maxQueue: number) {}
+  constructor (private readonly runner: CallRunner<Call, Answer>, private readonly options: CallQueueOptions) {
+    this.waitingRoom = new WaitingRoom(options.patient, lanes => {
+      for (const lane of lanes) this.free(lane)
+      this.dispatch()
+    })
+  }
 
   /** Whether nothing is waiting or in flight. */
   get idle (): boolean {
@@ -74,48 +82,24 @@ export class CallQueue<Call extends QueuedCall, Answer> {
   }
 
   /**
-   * Answers what the call came to. Its deadline is not before that of any call added earlier. Rejects with an
-   * UnavailableError where `maxQueue` calls are waiting.
+   * Returns what the call came to. Its deadline is not before that of any call added earlier. `obstacle`: what it was
+   * tried for in vain. Rejects with an UnavailableError where `maxQueue` calls are waiting.
    */
-  add (call: Call): Promise<Answer> {
+  add (call: Call, obstacle?: Obstacle): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      if (this.waiting >= this.maxQueue) throw tooMany(this.maxQueue)
+      if (this.waiting >= this.options.maxQueue) throw tooMany(this.options.maxQueue)
       this.waiting++
-      const entry = { call, apart: false, resolve, reject }
-      this.answerable.add(entry)
-      if (this.timer === undefined) this.watch(call.deadline)
-      const lane = this.lanes.get(call.userId)
-      if (lane !== undefined) {
-        lane.entries.push(entry)
-        return
-      }
-      const opened = { userId: call.userId, entries: [entry] }
-      this.lanes.set(call.userId, opened)
-      this.ready.push(opened)
+      const found = this.lanes.get(call.userId)
+      const lane = found ?? { userId: call.userId, entries: [], stalled: false }
+      const entry = { call, lane, apart: call.apart === true, resolve, reject }
+      lane.entries.push(entry)
+      this.lateness.add(entry)
+      if (found !== undefined) return
+      this.lanes.set(call.userId, lane)
+      if (obstacle === undefined) this.free(lane)
+      else this.keep(lane, obstacle)
       this.schedule()
     })
-  }
-
-  // One timer for all: it goes off when the time of the first may have run out.
-  private watch (deadline: number) {
-    this.timer = setTimeout(() => {
-      this.timer = undefined
-      const now = performance.now()
-      for (const entry of this.answerable) {
-        if (entry.call.deadline > now) return this.watch(entry.call.deadline)
-        this.settle(entry)
-        entry.call.deadline = -Infinity // it is not to be sent after all
-        entry.reject(late())
-      }
-    }, deadline - performance.now())
-  }
-
-  // From here on nobody has to watch its deadline.
-  private settle (entry: Entry<Call, Answer>) {
-    this.answerable.delete(entry)
-    if (this.answerable.size > 0) return
-    clearTimeout(this.timer)
-    this.timer = undefined
   }
 
   // Once: what arrives in the same turn of the event loop leaves together.
@@ -129,7 +113,11 @@ export class CallQueue<Call extends QueuedCall, Answer> {
   }
 
   private dispatch () {
-    while (this.alone < MAX_ALONE && this.readyApart.length > 0) this.runAlone(this.readyApart.shift()!)
+    for (let next = this.waitingRoom.enter(); next !== undefined; next = this.waitingRoom.enter()) {
+      this.runPatiently(next.lane, next.leave)
+    }
+    while (this.creating < this.options.patient && this.missing.length > 0) this.create(this.missing.shift()!)
+    while (this.apart < MAX_APART && this.readyApart.length > 0) this.runApart(this.readyApart.shift()!)
     while (this.ready.length > 0) {
       const [first] = this.ready
       if (this.alone < MAX_ALONE && this.ready.length === 1 && first!.entries.length === 1) {
@@ -142,20 +130,48 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     }
   }
 
-  private async runAlone (lane: Lane<Call, Answer>) {
-    const entry = this.takeFrom(lane, 1, true)[0]
-    if (entry !== undefined) {
-      this.settle(entry) // the statement has the same deadline
-      this.alone++
-      try {
-        entry.resolve(await this.runner.alone(entry.call))
-      } catch (error) {
-        entry.reject(error)
-      }
-      this.alone--
+  private runAlone (lane: Lane<Call, Answer>) {
+    this.alone++
+    this.runFirst(lane, false, () => this.alone--)
+  }
+
+  private runApart (lane: Lane<Call, Answer>) {
+    this.apart++
+    this.runFirst(lane, false, () => this.apart--)
+  }
+
+  private create (lane: Lane<Call, Answer>) {
+    this.creating++
+    this.runFirst(lane, true, () => this.creating--)
+  }
+
+  private runPatiently (lane: Lane<Call, Answer>, leave: () => void) {
+    this.runFirst(lane, true, leave)
+  }
+
+  private async runFirst (lane: Lane<Call, Answer>, patient: boolean, done: () => void) {
+    const [entry] = this.take(lane, 1, true)
+    const obstacle = entry && await this.runEntry(entry, patient)
+    done()
+    if (obstacle === undefined) {
+      this.answered(lane)
+    } else {
+      this.putBack(lane, [entry!])
+      lane.stalled ||= patient
+      this.keep(lane, obstacle)
     }
-    this.free(lane)
     this.dispatch()
+  }
+
+  private async runEntry (entry: Entry<Call, Answer>, patient: boolean): Promise<Obstacle | undefined> {
+    try {
+      const answer = await this.runner.alone(entry.call, patient)
+      if (isObstacle(answer)) return answer
+      entry.resolve(answer)
+    } catch (error) {
+      entry.reject(entry.lane.stalled && isLate(error) ? lateForLock() : error)
+    }
+    this.lateness.remove(entry)
   }
 
   private async runTogether () {
@@ -169,18 +185,18 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     let place = 0
     for (const [index, lane] of lanes.entries()) {
       const share = shares[index]!
-      if (someUnanswered) this.putBack(lane, share, answers.slice(place, place += share.length))
-      this.free(lane)
+      if (someUnanswered) this.sort(lane, share, answers.slice(place, place += share.length))
+      else this.answered(lane)
     }
     this.dispatch()
     // Once the next statement is on its way, so that PostgreSQL and the callers work at the same time.
     setImmediate(() => {
       for (const [index, entry] of entries.entries()) {
         const answer = answers[index]!
-        if (answer === BUSY || answer === FAILED) continue
-        this.settle(entry)
+        if (isUnanswered(answer)) continue
+        this.lateness.remove(entry)
         if (answer instanceof Error) entry.reject(answer)
-        else entry.resolve(answer)
+        else entry.resolve(answer as Answer)
       }
     })
   }
@@ -189,44 +205,59 @@ export class CallQueue<Call extends QueuedCall, Answer> {
   private share (lanes: Lane<Call, Answer>[]) {
     let room = MAX_CALLS
     return lanes.map((lane, index) => {
-      const share = this.takeFrom(lane, Math.ceil(room / (lanes.length - index)), false)
+      const share = this.take(lane, Math.ceil(room / (lanes.length - index)), false)
       room -= share.length
       return share
     })
   }
 
-  // The lane's first calls that somebody still waits for and that may share a statement.
-  private takeFrom ({ entries }: Lane<Call, Answer>, limit: number, apart: boolean) {
-    const now = performance.now()
-    const taken: Entry<Call, Answer>[] = []
-    let tokens: Set<string> | undefined
-    let count = 0
-    for (const entry of entries) {
-      const { token, deadline } = entry.call
-      if (taken.length === limit || (entry.apart && !apart) || (token !== undefined && tokens?.has(token))) break
-      count++
-      if (deadline <= now) continue
-      taken.push(entry)
-      if (token !== undefined) tokens = (tokens ?? new Set()).add(token)
-    }
-    entries.splice(0, count)
-    this.waiting -= count
+  private take (lane: Lane<Call, Answer>, limit: number, apart: boolean) {
+    this.waiting -= lane.entries.length
+    const taken = takeFrom(lane, limit, apart)
+    this.waiting += lane.entries.length
     return taken
   }
 
-  // Those without an answer were first, so they stay first. Once one of them has waited for the account, it is there.
-  private putBack (lane: Lane<Call, Answer>, share: Entry<Call, Answer>[], answers: unknown[]) {
+  // Of a lane after a statement that did not answer all of its calls: an obstacle is in the way of the whole lane.
+  private sort (lane: Lane<Call, Answer>, share: Entry<Call, Answer>[], answers: unknown[]) {
     const unanswered = share.filter((_entry, index) => isUnanswered(answers[index]))
-    for (const [index, entry] of unanswered.entries()) entry.apart = index === 0 || answers[index] === FAILED
-    lane.entries.unshift(...unanswered)
-    this.waiting += unanswered.length
+    for (const [index, entry] of share.entries()) entry.apart ||= answers[index] === FAILED
+    this.putBack(lane, unanswered)
+    const obstacle = answers.find(isObstacle)
+    if (obstacle === undefined) this.answered(lane)
+    else this.keep(lane, obstacle)
   }
 
+  // They were first, so they stay first.
+  private putBack (lane: Lane<Call, Answer>, entries: Entry<Call, Answer>[]) {
+    lane.entries.unshift(...entries)
+    this.waiting += entries.length
+  }
+
+  private answered (lane: Lane<Call, Answer>) {
+    lane.stalled = false
+    this.free(lane)
+  }
+
+  // Its next call leaves when a statement may.
   private free (lane: Lane<Call, Answer>) {
     const next = lane.entries[0]
     if (next === undefined) this.lanes.delete(lane.userId)
     else (next.apart ? this.readyApart : this.ready).push(lane)
   }
+
+  // A missing account that could not be created in a moment is one that a transaction elsewhere has yet to commit.
+  private keep (lane: Lane<Call, Answer>, obstacle: Obstacle) {
+    if (obstacle === SETTLING) lane.stalled = false // it gets on
+    if (obstacle === NEW && !lane.stalled) this.missing.push(lane)
+    else this.waitingRoom.add(lane)
+  }
 }
 
-const isUnanswered = (answer: unknown) => answer === BUSY || answer === FAILED
+function isObstacle (answer: unknown): answer is Obstacle {
+  return answer === BUSY || answer === NEW || answer === SETTLING
+}
+
+function isUnanswered (answer: unknown): answer is Obstacle | typeof FAILED {
+  return answer === FAILED || isObstacle(answer)
+}

@@ -1,5 +1,9 @@
 import type { Database } from './database.js'
 import type { Metadata } from './metadata.js'
+import { functionCall } from './function-call.js'
+import { now } from './timers.js'
+
+const CAPTURES = functionCall('ai_credit_captures', ['bigint[]', 'bigint[]'])
 
 /** A capture, known by its hold, and by its usage record where it made one. */
 export interface CaptureIds {
@@ -15,16 +19,22 @@ export interface CaptureFacts {
   amount: number
 }
 
-/** Reads what captures were for, in their order: a shared statement answers only numbers, of many captures. */
+/**
+ * Reads what captures were for, in their order: a shared statement answers only numbers, of many captures. Returns
+ * undefined for one that has been pruned since.
+ */
 export async function readCaptures (
   database: Database, captures: readonly CaptureIds[], timeout: number
-): Promise<CaptureFacts[]> {
+): Promise<Array<CaptureFacts | undefined>> {
   const row = await database.send({
     name: 'ai_credit_captures',
-    text: 'select captures from ai_credit_captures($1, $2)',
+    text: CAPTURES,
     values: () => [captures.map(({ holdId }) => holdId), captures.map(({ id }) => id)],
     repeatable: true
-  }, performance.now() + timeout)
-  const facts: Array<[string, Metadata, number]> = JSON.parse(row.captures)
-  return facts.map(([operation, metadata, amount]) => ({ operation, metadata, amount }))
+  }, now() + timeout, null)
+  const facts: Array<[string | null, Metadata | null, number | null]> = JSON.parse(row.captures)
+  return facts.map(([operation, metadata, amount], index) => {
+    const gone = operation === null || (captures[index]!.id !== null && metadata === null)
+    return gone ? undefined : { operation, metadata: metadata!, amount: amount! }
+  })
 }

@@ -2,6 +2,7 @@ import { UnavailableError } from '../errors.js'
 import type { Connection, Pool } from './database.js'
 import { within } from './deadline.js'
 import { late, tooMany } from './failure.js'
+import { clearTimeout, now, setTimeout } from './timers.js'
 
 /**
  * A pool's connections, lent to calls in order of arrival. What a pool is asked for while its server is away, it keeps,
@@ -13,6 +14,11 @@ export class Connections {
   private readonly waiting = new Set<() => void>()
 
   constructor (private readonly pool: Pool, private readonly maxQueue: number) {}
+
+  /** How many there can be; a pool of `pg` says so. */
+  get max (): number {
+    return this.pool.options?.max ?? Infinity
+  }
 
   /** Lends a connection, which `giveBack` is to get. Rejects with an UnavailableError, by the deadline. */
   async take (deadline: number): Promise<Connection> {
@@ -44,8 +50,8 @@ export class Connections {
   // Of idle connections no more than there are, as what is asked for beyond waits in the pool, and is given new
   // connections that have no limit.
   private get mayAsk () {
-    const { options, idleCount = 0 } = this.pool
-    return this.asked < (options?.max ?? Infinity) && (idleCount === 0 || this.unanswered < idleCount)
+    const { idleCount = 0 } = this.pool
+    return this.asked < this.max && (idleCount === 0 || this.unanswered < idleCount)
   }
 
   private async turn (deadline: number) {
@@ -54,7 +60,7 @@ export class Connections {
       const timer = setTimeout(() => {
         this.waiting.delete(proceed)
         reject(late())
-      }, deadline - performance.now())
+      }, deadline - now())
       const proceed = () => {
         clearTimeout(timer)
         this.waiting.delete(proceed)
@@ -101,7 +107,7 @@ export class Connections {
     const { options } = this.pool
     if (options === undefined || options.connectionTimeoutMillis) return await this.pool.connect()
     const { connectionTimeoutMillis } = options
-    options.connectionTimeoutMillis = Math.max(1, Math.ceil(deadline - performance.now()))
+    options.connectionTimeoutMillis = Math.max(1, Math.ceil(deadline - now()))
     const connecting = this.pool.connect()
     options.connectionTimeoutMillis = connectionTimeoutMillis
     return await connecting

@@ -1,8 +1,11 @@
 import { UnavailableError } from '../errors.js'
 import { Connections } from './connections.js'
 import { within } from './deadline.js'
-import { asCreditsError, isUseless, mayRepeat } from './failure.js'
-import { start, type DatabaseFacts } from './start.js'
+import { asCreditsError, isCancelled, isLockTimeout, isUseless, mayRepeat, reasonOf } from './failure.js'
+import { Prepared } from './prepared.js'
+import { inSchema } from './schema.js'
+import { checkEncoding, start, type DatabaseFacts } from './start.js'
+import { now, setTimeout } from './timers.js'
 
 /** Whatever runs SQL: a `pg` client or pool, PGlite, an ORM's adapter. */
 export interface Queryable {
@@ -32,15 +35,13 @@ export interface Pool {
 export interface Statement {
   /** What the statement is prepared as. */
   name: string
+  /** With the token `:"schema"` before the names of what is the ledger's. */
   text: string
-  /** The parameters, given the milliseconds that may be spent waiting for a lock. */
-  values: (lockTimeout: number) => unknown[]
+  /** The parameters, given the milliseconds that may be spent waiting for a lock; null: none, see ai_credit_lock. */
+  values: (lockTimeout: number | null) => unknown[]
   /** Whether running it twice changes no more than running it once. */
   repeatable: boolean
 }
-
-/** The last column of a statement that locks accounts: what time has done to them, as events are told of it; '' for nothing. */
-export const SETTLED = "current_setting('fastify_ai_credits.settled', true) as settled"
 
 /** What a database is used with. */
 export interface DatabaseOptions {
@@ -48,6 +49,8 @@ export interface DatabaseOptions {
   maxQueue: number
   prepare: boolean
   timeZone: string
+  /** The schema of the tables; undefined: found as PostgreSQL finds them. */
+  schema?: string | undefined
 }
 
 // The rest is for the answer to come back.
@@ -60,83 +63,107 @@ export class Database {
   private starting: Promise<DatabaseFacts> | undefined
   private underWay = 0
   private readonly connections: Connections
+  private readonly prepared: Prepared
   private closed = false
   private readonly closing: (() => void)[] = [] // who is waiting for the calls under way
+  private interrupt!: (error: UnavailableError) => void
+  private readonly untilClosed = new Promise<never>((_resolve, reject) => { this.interrupt = reject })
 
   /** `onSettled` is told of what time has done to the accounts of a statement. */
   constructor (pool: Pool, private readonly options: DatabaseOptions, private readonly onSettled: (settled: string) => void) {
     this.connections = new Connections(pool, options.maxQueue)
+    this.prepared = new Prepared(options.prepare)
+    this.untilClosed.catch(() => {}) // most often nobody waits for it
   }
 
   /**
-   * Answers the statement's row. What PostgreSQL rolled back is sent again while there is time, and so is a repeatable
-   * statement whose answer was lost. On the host's own `client` it runs once, in the host's transaction, and
-   * PostgreSQL's errors are the host's.
+   * Returns the row of a statement that needs no account's lock. What PostgreSQL rolled back is sent again while there is
+   * time, and so is a repeatable statement whose answer was lost. On the host's own `client` any statement runs once, in
+   * the host's transaction: it waits for the lock itself, and PostgreSQL's errors are the host's.
    */
   async row (statement: Statement, client?: Queryable): Promise<any> {
     return await this.call(deadline => client === undefined
-      ? this.send(statement, deadline)
+      ? this.send(statement, deadline, null)
       : within(deadline, this.runOnClient(client, statement, deadline)))
   }
 
   /** Runs a call of the ledger, which is to be answered by its deadline: refused once closed, waited for by `close`. */
   async call<T> (work: (deadline: number) => Promise<T>): Promise<T> {
     // Only at the door: a call that came before may still have to connect.
-    if (this.closed) throw new UnavailableError(new Error('The ledger is closed'))
+    if (this.closed) throw closedError()
     this.underWay++
     try {
-      return await work(performance.now() + this.options.timeout)
+      return await work(now() + this.options.timeout)
     } finally {
       this.underWay--
       if (this.underWay === 0) for (const resolve of this.closing) resolve()
     }
   }
 
-  /** What `row` does without a client, as a part of a call. */
-  async send (statement: Statement, deadline: number): Promise<any> {
+  /**
+   * What `row` does without a client, as a part of a call. It may wait for a lock for `patience` milliseconds; null: not at
+   * all. A row with the verdict 'busy' says that it waited in vain.
+   */
+  async send (statement: Statement, deadline: number, patience: number | null): Promise<any> {
     for (let pause = BACKOFF; ; pause *= 2) {
       try {
-        return await this.sendOnce(statement, deadline)
+        return await this.sendOnce(statement, deadline, patience)
       } catch (error) {
+        if (isLockTimeout(error) || (patience !== null && isCancelled(error))) return { verdict: 'busy' }
         const wait = pause * (0.5 + Math.random())
-        if (!mayRepeat(error, statement.repeatable) || performance.now() + wait >= deadline) throw asCreditsError(error)
+        if (!mayRepeat(error, statement.repeatable) || now() + wait >= deadline) throw asCreditsError(error)
         await new Promise(resolve => setTimeout(resolve, wait))
       }
     }
   }
 
   /** The same without a second attempt, and with the database's own error. */
-  async sendOnce (statement: Statement, deadline: number): Promise<any> {
-    const { strictIsolation } = await this.start(deadline)
-    const row = await this.use(deadline, connection => this.run(connection, statement, strictIsolation, deadline))
+  async sendOnce (statement: Statement, deadline: number, patience: number | null): Promise<any> {
+    const facts = await this.learn(deadline)
+    const row = await this.use(deadline, connection => this.run(connection, statement, facts,
+      patience === null ? null : Math.min(patience, lockTimeout(deadline))))
     if (row?.settled) this.onSettled(row.settled)
     return row
   }
 
-  /** Lends a connection that answers without a time limit, for migrations. */
-  async lend<T> (work: (connection: Connection) => Promise<T>): Promise<T> {
-    return await this.call(deadline => this.use(deadline, async connection => {
-      await within(deadline, connection.query({ text: 'select' }))
-      return await work(connection)
-    }, Infinity))
+  /** How many connections the pool can have. */
+  get maxConnections (): number {
+    return this.connections.max
   }
 
-  /** Checks that the database is one that this library can work with; once, unless it fails. */
-  async start (deadline = performance.now() + this.options.timeout): Promise<DatabaseFacts> {
+  /**
+   * Lends a connection that answers without a time limit, for migrations. `close` does not wait for it: the connection is
+   * closed, and what the database was doing is rolled back or ends by itself.
+   */
+  async lend<T> (work: (connection: Connection) => Promise<T>): Promise<T> {
+    return await saying(this.call(deadline => this.use(deadline, async connection => {
+      await within(deadline, checkEncoding(asQueryable(connection)))
+      return await Promise.race([work(connection), this.untilClosed])
+    }, Infinity)))
+  }
+
+  /** Checks that the database is one that this library can work with. Throws an error that says what is wrong. */
+  async start (): Promise<void> {
+    await saying(this.learn(now() + this.options.timeout))
+  }
+
+  /** Refuses further calls and waits for those under way. */
+  async close (): Promise<void> {
+    this.closed = true
+    this.interrupt(closedError())
+    if (this.underWay > 0) await new Promise<void>(resolve => this.closing.push(resolve))
+  }
+
+  // Once, unless it fails.
+  private async learn (deadline: number): Promise<DatabaseFacts> {
     this.starting ??= this.use(deadline, connection =>
-      runReadCommitted(connection, () => start(asQueryable(connection), this.options.timeZone)))
+      runReadCommitted(connection, () => start(asQueryable(connection), this.options)))
     try {
       return await within(deadline, this.starting)
     } catch (error) {
       this.starting = undefined
       throw error
     }
-  }
-
-  /** Refuses further calls and waits for those under way. */
-  async close (): Promise<void> {
-    this.closed = true
-    if (this.underWay > 0) await new Promise<void>(resolve => this.closing.push(resolve))
   }
 
   // One that fails or is late is closed and not given back, so that the pool never runs dry.
@@ -154,19 +181,34 @@ export class Database {
     }
   }
 
-  private async run (connection: Connection, { name, text, values }: Statement, strictIsolation: boolean, deadline: number) {
-    const query = { text, values: values(lockTimeout(deadline)), ...this.options.prepare && { name } }
-    const { rows: [row] } = strictIsolation
-      ? await runReadCommitted(connection, () => connection.query(query))
-      : await connection.query(query)
+  private async run (
+    connection: Connection, { name, text, values }: Statement, { strictIsolation, schema }: DatabaseFacts, timeout: number | null
+  ) {
+    const query = { text: inSchema(text, schema), values: values(timeout) }
+    const { rows: [row] } = await this.prepared.run(connection, name, named => strictIsolation
+      ? runReadCommitted(connection, () => connection.query({ ...query, ...named }))
+      : connection.query({ ...query, ...named }))
     return row
   }
 
-  private async runOnClient (client: Queryable, { text, values }: Statement, deadline: number) {
-    if (this.starting === undefined) await start(client, this.options.timeZone) // the pool may have no other connection
-    const { rows: [row] } = await client.query(text, values(lockTimeout(deadline)))
-    return row
+  private async runOnClient (client: Queryable, { text, values }: Pick<Statement, 'text' | 'values'>, deadline: number): Promise<any> {
+    const { schema } = await (this.starting ?? start(client, this.options)) // the pool may have no other connection
+    const { rows: [row] } = await client.query(inSchema(text, schema), values(lockTimeout(deadline)))
+    return row?.verdict === 'settling' ? await this.runOnClient(client, { text, values }, deadline) : row
   }
+}
+
+// Where a process starts, its log shows the message alone. No client sees it.
+async function saying<T> (work: Promise<T>): Promise<T> {
+  try {
+    return await work
+  } catch (error) {
+    throw error instanceof UnavailableError ? new UnavailableError(error.cause, reasonOf(error.cause)) : error
+  }
+}
+
+function closedError () {
+  return new UnavailableError(new Error('The ledger is closed'))
 }
 
 function asQueryable (connection: Connection): Queryable {
@@ -174,7 +216,7 @@ function asQueryable (connection: Connection): Queryable {
 }
 
 function lockTimeout (deadline: number) {
-  return Math.max(1, Math.floor((deadline - performance.now()) * SHARE_OF_TIME_FOR_LOCKS))
+  return Math.max(1, Math.floor((deadline - now()) * SHARE_OF_TIME_FOR_LOCKS))
 }
 
 async function runReadCommitted<T> (connection: Connection, work: () => Promise<T>): Promise<T> {

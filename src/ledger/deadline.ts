@@ -1,11 +1,12 @@
 import { late } from './failure.js'
+import { clearTimeout, now, setTimeout } from './timers.js'
 
-/** Answers what the promise does, or rejects at the deadline, on the clock of `performance.now()`. */
+/** Answers what the promise does, or rejects at the deadline, on the clock of `now()`. */
 export async function within<T> (deadline: number, promise: Promise<T>): Promise<T> {
   if (deadline === Infinity) return await promise
   let timer: NodeJS.Timeout | undefined
   const expiry = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(late()), deadline - performance.now())
+    timer = setTimeout(() => reject(late()), deadline - now())
   })
   try {
     return await Promise.race([promise, expiry])

@@ -1,22 +1,15 @@
 import { InvalidInputError } from '../errors.js'
 import { balanceOf } from './balance.js'
 import type { Context } from './context.js'
-import { SETTLED } from './database.js'
+import { functionCall } from './function-call.js'
 import { checkDeduct, resolveUserId } from './input.js'
 import type { Posting } from './postings.js'
-import type { Quote } from './prices/types.js'
 import type { DeductInput, Deduction, PricedDeductInput } from './types.js'
 import { judge } from './verdict.js'
 
-/** What is charged, checked. */
-interface Charge {
-  userId: string
-  credits: number
-  operation: string
-  /** As JSON. */
-  metadata: string
-  idempotencyKey: string | null
-}
+const DEDUCT = functionCall('ai_credit_deduct', [
+  'varchar', 'bigint', 'varchar', 'jsonb', 'varchar', 'varchar', 'jsonb', 'jsonb', 'varchar', 'integer'
+])
 
 /** Spends credits now. */
 export async function deduct (context: Context, input: DeductInput | PricedDeductInput): Promise<Deduction> {
@@ -27,49 +20,36 @@ export async function deduct (context: Context, input: DeductInput | PricedDeduc
   const quote = usage === undefined ? undefined : context.options.prices.quote(operation, usage)
   const credits = quote?.credits ?? asked!
   const json = JSON.stringify(metadata) // now: the caller's object may change before the statement is sent
-  const charge = { userId, credits, operation, metadata: json, idempotencyKey }
-  const row = await context.postings.post(quote === undefined ? plain(context, charge) : priced(context, charge, quote), client)
+  const row = await context.postings.post(postingOf(context, {
+    userId,
+    credits,
+    operation,
+    metadata: json,
+    idempotencyKey,
+    version: quote?.version ?? null,
+    quantities: quote === undefined ? null : JSON.stringify(quote.usage)
+  }), client)
   if (client === undefined) context.events.deduct(row, { userId, credits, operation }, json)
   const replayed = judge(row, { credits })
   const charged = quote === undefined ? credits : Number(row.credits)
   return { id: String(row.id), userId, credits: charged, operation, balance: balanceOf(row), replayed }
 }
 
-function plain (
-  { options, allowance }: Context, { userId, credits, operation, metadata, idempotencyKey }: Charge
+// What a call of a shared statement says after its kind, and the same alone.
+function postingOf (
+  { options, allowance }: Context, { userId, credits, operation, metadata, idempotencyKey, version, quantities }: Charge
 ): Posting {
   const key = JSON.stringify(idempotencyKey)
+  const said = `${key},${credits},${JSON.stringify(operation)},${metadata}`
   return {
     userId,
-    call: `"deduct",${key},${credits},${JSON.stringify(operation)},${metadata}`,
-    token: tokenOf(idempotencyKey),
+    ...quantities === null
+      ? { call: `"deduct",${said}` }
+      : { call: `"priced",${said},null,${JSON.stringify(version)},${quantities}`, columns: ['credits'] },
+    token: idempotencyKey === null ? undefined : `deduct ${idempotencyKey}`,
     statement: {
       name: 'ai_credit_deduct',
-      text: `select verdict, record_id as id, total, used, held, ${SETTLED}
-        from ai_credit_deduct($1, $2, $3, $4, $5, $6, $7, $8)`,
-      values: lockTimeout => [
-        userId, credits, operation, metadata, idempotencyKey, allowance, options.timeZone, lockTimeout
-      ],
-      repeatable: idempotencyKey !== null
-    }
-  }
-}
-
-function priced (
-  { options, allowance }: Context, { userId, credits, operation, metadata, idempotencyKey }: Charge,
-  { version, usage }: Quote
-): Posting {
-  const key = JSON.stringify(idempotencyKey)
-  const quantities = JSON.stringify(usage)
-  return {
-    userId,
-    call: `"priced",${key},${credits},${JSON.stringify(operation)},${metadata},null,${JSON.stringify(version)},${quantities}`,
-    token: tokenOf(idempotencyKey),
-    columns: ['credits'],
-    statement: {
-      name: 'ai_credit_deduct_priced',
-      text: `select *, record_id as id, ${SETTLED}
-        from ai_credit_deduct($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+      text: DEDUCT,
       values: lockTimeout => [
         userId, credits, operation, metadata, idempotencyKey, version, quantities, allowance, options.timeZone, lockTimeout
       ],
@@ -78,7 +58,16 @@ function priced (
   }
 }
 
-// One for both: a key stands for one request, however it is charged.
-function tokenOf (idempotencyKey: string | null) {
-  return idempotencyKey === null ? undefined : `deduct ${idempotencyKey}`
+/** What is charged, checked. */
+interface Charge {
+  userId: string
+  credits: number
+  operation: string
+  /** As JSON. */
+  metadata: string
+  idempotencyKey: string | null
+  /** Of the prices that the credits were computed by; null: by none. */
+  version: string | null
+  /** What they were computed from, as JSON. */
+  quantities: string | null
 }

@@ -5,6 +5,7 @@ import type { Emitter, EventName, ListenerErrorHandler } from './emitter.js'
 import { crossed, type Level } from './thresholds.js'
 import type { Balance, StatementEntry } from './types.js'
 import type { Verdict } from './verdict.js'
+import { setImmediate } from './timers.js'
 
 /** What a ledger's events are made with. */
 export interface EventsOptions {
@@ -12,8 +13,10 @@ export interface EventsOptions {
   /** The thresholds of `low`. */
   low: readonly LowThreshold[]
   /** Reads what captures were for. */
-  readCaptures: (captures: CaptureIds[]) => Promise<CaptureFacts[]>
-  /** Is told of captures that could not be read, and so are not told of. */
+  readCaptures: (captures: CaptureIds[]) => Promise<Array<CaptureFacts | undefined>>
+  /** Reads what time has changed. */
+  readChanges: (settled: Settled) => Promise<Change[]>
+  /** Is told of captures and changes that could not be read, and so are not told of. */
   onError: ListenerErrorHandler
 }
 
@@ -24,13 +27,22 @@ export interface Charge {
   operation: string
 }
 
-/** An account that time has changed, and how; see the SQL function ai_credit_report_settled. */
-type Settled = [
-  userId: string, total: number, used: number, held: number, changes: Array<[
-    kind: string, at: string, amount: number, reference: string | null, details: StatementEntry['details'] | null,
-    total: number, used: number, held: number
-  ]>
+/** An account that time has changed, as the SQL function ai_credit_report_settled leaves word of it. */
+type SettledAccount = [userId: string, total: number, used: number, held: number, after: number, to: number]
+
+/** A change, as the SQL function ai_credit_changes returns it. */
+export type Change = [
+  kind: string, at: string, amount: number, reference: string | null, details: StatementEntry['details'] | null,
+  total: number, used: number, held: number
 ]
+
+/** An account's changes from one seq to another, and the balance before them. */
+export interface Settled {
+  userId: string
+  before: Balance
+  after: number
+  to: number
+}
 
 interface Told<E extends EventName = EventName> {
   event: E
@@ -43,12 +55,14 @@ interface Captured extends CaptureIds {
   balance: Balance
 }
 
+type Item = Told | Captured | Settled
+
 /**
  * Tells listeners what the answers of a ledger's calls mean. They hear of it after the callers, and together with what
  * else has been answered by then. While nobody listens, nothing is made.
  */
 export class Events {
-  private waiting: Array<Told | Captured> = []
+  private waiting: Item[] = []
   private delivering: Promise<void> | undefined
 
   constructor (private readonly options: EventsOptions) {}
@@ -101,21 +115,9 @@ export class Events {
   /** A statement has found accounts that were due. */
   settled (json: string): void {
     if (!this.hears('lapsed', 'renewed', 'low', 'exhausted')) return
-    const accounts: Settled[] = JSON.parse(`[${json}]`)
-    for (const [userId, total, used, held, changes] of accounts) {
-      let before = balanceOf({ total, used, held })
-      for (const [kind, time, amount, reference, details, ...after] of changes) {
-        const balance = balanceOf({ total: after[0], used: after[1], held: after[2] })
-        const at = new Date(time)
-        if (kind === 'lapse') {
-          this.push({ event: 'lapsed', payload: { userId, holdId: reference!, credits: amount, at, balance } })
-        } else if (kind === 'renewal') {
-          this.push({ event: 'renewed', payload: { userId, at, details: details!, balance } })
-        }
-        this.push(...this.falls(userId, before, balance))
-        before = balance
-      }
-    }
+    const accounts: SettledAccount[] = JSON.parse(`[${json}]`)
+    this.push(...accounts.map(([userId, total, used, held, after, to]) =>
+      ({ userId, before: balanceOf({ total, used, held }), after, to })))
   }
 
   /** Resolves when listeners have been told of all that was answered before. */
@@ -146,7 +148,7 @@ export class Events {
     return before.available > 0 && balance.available <= 0 ? [...lows, { event: 'exhausted', payload: { userId, balance } }] : lows
   }
 
-  private push (...items: Array<Told | Captured>) {
+  private push (...items: Item[]) {
     if (items.length === 0) return
     this.waiting.push(...items)
     this.delivering ??= this.deliver()
@@ -159,22 +161,50 @@ export class Events {
       this.waiting = []
       const facts = await this.factsOf(items.filter(item => 'holdId' in item))
       for (const item of items) {
-        for (const { event, payload } of 'event' in item ? [item] : this.ofCapture(item, facts.get(item))) {
-          this.options.emitter.tell(event, payload)
-        }
+        const told = 'event' in item ? [item] : 'holdId' in item ? this.ofCapture(item, facts.get(item)) : await this.ofTime(item)
+        for (const { event, payload } of told) this.options.emitter.tell(event, payload)
       }
     }
     this.delivering = undefined
   }
 
-  private async factsOf (captures: Captured[]): Promise<Map<Captured, CaptureFacts>> {
+  private async factsOf (captures: Captured[]): Promise<Map<Captured, CaptureFacts | undefined>> {
     if (captures.length === 0) return new Map()
     try {
       const facts = await this.options.readCaptures(captures)
-      return new Map(captures.map((capture, index) => [capture, facts[index]!]))
+      if (facts.includes(undefined)) {
+        this.options.onError(new Error('A capture was pruned before listeners were told of it'), 'deducted')
+      }
+      return new Map(captures.map((capture, index) => [capture, facts[index]]))
     } catch (error) {
       this.options.onError(error, 'deducted')
       return new Map()
+    }
+  }
+
+  private async ofTime (settled: Settled): Promise<Told[]> {
+    const told: Told[] = []
+    let { userId, before } = settled
+    for (const [kind, time, amount, reference, details, total, used, held] of await this.changesOf(settled)) {
+      const balance = balanceOf({ total, used, held })
+      const at = new Date(time)
+      if (kind === 'lapse') {
+        told.push({ event: 'lapsed', payload: { userId, holdId: reference!, credits: amount, at, balance } })
+      } else if (kind === 'renewal') {
+        told.push({ event: 'renewed', payload: { userId, at, details: details!, balance } })
+      }
+      told.push(...this.falls(userId, before, balance))
+      before = balance
+    }
+    return told
+  }
+
+  private async changesOf (settled: Settled): Promise<Change[]> {
+    try {
+      return await this.options.readChanges(settled)
+    } catch (error) {
+      this.options.onError(error, 'lapsed')
+      return []
     }
   }
 

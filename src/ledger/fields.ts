@@ -7,7 +7,8 @@ import { isMetadata, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, type Metadata } fro
 // The fields that callers send. JSON Schema cannot say all that is asked of them (code points, lone surrogates, bytes),
 // so each is a TypeBox kind with a check of its own: one definition for the routes, the methods and the OpenAPI document.
 
-const MAX_TEXT_LENGTH = 255
+/** Characters of an account, an operation, a key, a reason. */
+export const MAX_TEXT_LENGTH = 255
 
 const expectations = new Map<string, string>()
 

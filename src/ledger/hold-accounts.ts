@@ -1,5 +1,9 @@
-import { CallQueue, type QueuedCall } from './call-queue.js'
+import { CallQueue } from './call-queue.js'
 import type { Database } from './database.js'
+import { functionCall } from './function-call.js'
+import type { QueuedCall } from './lane.js'
+
+const HOLD_USERS = functionCall('ai_credit_hold_users', ['bigint[]'])
 
 const MAX_REMEMBERED = 10_000 // about a megabyte
 
@@ -22,17 +26,16 @@ export function openHoldAccounts (database: Database, maxQueue: number): HoldAcc
   const find = async (lookups: Lookup[]): Promise<(string | null)[]> => {
     const { accounts } = await database.send({
       name: 'ai_credit_hold_users',
-      text: 'select jsonb_agg(ai_credit_hold_user(id, null) order by place)::varchar as accounts ' +
-        'from unnest($1::bigint[]) with ordinality as hold(id, place)',
+      text: HOLD_USERS,
       values: () => [lookups.map(({ holdId }) => holdId)],
       repeatable: true
-    }, Math.max(...lookups.map(({ deadline }) => deadline)))
+    }, Math.max(...lookups.map(({ deadline }) => deadline)), null)
     return JSON.parse(accounts)
   }
   const queue = new CallQueue<Lookup, string | null>({
     together: lookups => find(lookups).catch(error => lookups.map(() => error)),
     alone: async lookup => (await find([lookup]))[0]!
-  }, maxQueue)
+  }, { maxQueue, patient: 1 })
   const accounts = new Map<string, string>()
   return {
     remember (holdId, userId) {

@@ -1,7 +1,7 @@
 import { InvalidInputError, NotFoundError } from '../errors.js'
 import type { Context } from './context.js'
 import { balanceOf } from './balance.js'
-import { SETTLED, type Queryable } from './database.js'
+import type { Queryable } from './database.js'
 import {
   checkCapture, checkExtend, checkHold, checkRelease, resolveUserId, rowId, type CreditsOrUsage
 } from './input.js'
@@ -10,6 +10,19 @@ import type {
   Capture, CaptureInput, Extension, ExtendInput, Hold, HoldInput, PricedCaptureInput, Release, ReleaseInput
 } from './types.js'
 import { judge } from './verdict.js'
+import { functionCall } from './function-call.js'
+
+const HOLD = functionCall('ai_credit_hold', [
+  'varchar', 'bigint', 'varchar', 'jsonb', 'integer', 'varchar', 'jsonb', 'integer'
+])
+
+const CAPTURE = functionCall('ai_credit_capture', [
+  'bigint', 'varchar', 'bigint', 'jsonb', 'boolean', 'varchar', 'varchar', 'varchar', 'varchar', 'jsonb', 'jsonb', 'varchar', 'integer'
+])
+
+const RELEASE = functionCall('ai_credit_release', ['bigint', 'varchar', 'jsonb', 'integer'])
+
+const EXTEND = functionCall('ai_credit_extend', ['bigint', 'varchar', 'integer', 'jsonb', 'integer'])
 
 /** How long a hold lives where nothing else is said, in milliseconds. */
 export const DEFAULT_TTL = 15 * 60_000
@@ -29,7 +42,7 @@ export async function hold ({ postings, holdAccounts, events, options, allowance
     columns: ['expires_at'],
     statement: {
       name: 'ai_credit_hold',
-      text: `select *, ${SETTLED} from ai_credit_hold($1, $2, $3, $4, $5, $6, $7, $8)`,
+      text: HOLD,
       values: lockTimeout => [
         userId, credits, operation, json, ttl, idempotencyKey, allowance, lockTimeout
       ],
@@ -61,8 +74,7 @@ export async function capture (
       (quantities === null ? '' : `,${JSON.stringify(version)},${quantities}`),
     statement: {
       name: 'ai_credit_capture',
-      text: `select *, record_id as id, ${SETTLED}
-        from ai_credit_capture($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+      text: CAPTURE,
       values: lockTimeout => [
         id, userId, credits, json, final, shortfall, idempotencyKey, operation, version, quantities,
         context.allowance, context.options.timeZone, lockTimeout
@@ -103,7 +115,7 @@ export async function release (context: Context, holdId: string, input: ReleaseI
     call: `"release",null,null,null,null,${id}`,
     statement: {
       name: 'ai_credit_release',
-      text: `select *, ${SETTLED} from ai_credit_release($1, $2, $3, $4)`,
+      text: RELEASE,
       values: lockTimeout => [id, userId, context.allowance, lockTimeout],
       repeatable: true
     }
@@ -115,31 +127,31 @@ export async function release (context: Context, holdId: string, input: ReleaseI
 // A statement is shared by account, so whose the hold is has to be known: while there is nothing to share with, the
 // hold's own statement finds out by itself.
 async function postOfHold (
-  { database, postings, holdAccounts }: Context, id: string, named: string | null,
+  { postings, holdAccounts }: Context, id: string, named: string | null,
   { call, statement }: Pick<Posting, 'call' | 'statement'>, client: Queryable | undefined
 ) {
-  if (client !== undefined) return await database.row(statement, client)
+  const posting = { call, token: `of ${id}`, columns: ['credits', 'uncollected', 'required'], statement }
   const known = named ?? holdAccounts.remembered(id)
-  if (known === undefined && postings.idle) return await postings.postAlone(statement)
+  if (client !== undefined || (known === undefined && postings.idle)) return await postings.post({ userId: null, ...posting }, client)
   const userId = known ?? await holdAccounts.find(id)
   if (userId === null) throw new NotFoundError('hold')
-  const row = await postings.post({
-    userId, call, token: `of ${id}`, columns: ['credits', 'uncollected', 'required'], statement
-  })
-  return { user_id: userId, ...row }
+  return { user_id: userId, ...await postings.post({ userId, ...posting }) }
 }
 
 /** Lets a hold live longer. */
 export async function extend (
-  { database, allowance }: Context, holdId: string, input: ExtendInput
+  { postings, holdAccounts, allowance }: Context, holdId: string, input: ExtendInput
 ): Promise<Extension> {
   const { userId = null, ttl, client } = checkExtend(input)
   const id = rowId(holdId, 'hold')
-  const row = await database.row({
-    name: 'ai_credit_extend',
-    text: `select *, ${SETTLED} from ai_credit_extend($1, $2, $3, $4, $5)`,
-    values: lockTimeout => [id, userId, ttl, allowance, lockTimeout],
-    repeatable: true
+  const row = await postings.post({
+    userId: userId ?? holdAccounts.remembered(id) ?? null,
+    statement: {
+      name: 'ai_credit_extend',
+      text: EXTEND,
+      values: lockTimeout => [id, userId, ttl, allowance, lockTimeout],
+      repeatable: true
+    }
   }, client)
   judge(row, asked)
   return {

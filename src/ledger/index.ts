@@ -1,12 +1,14 @@
+import { inspect } from 'node:util'
 import { parseLedgerOptions, type LedgerOptions, type ParsedLedgerOptions } from '../options.js'
-import { sampleData } from '../sql/index.js'
 import { balance } from './balance.js'
 import { readCaptures } from './captures.js'
+import { readChanges } from './changes.js'
 import type { Context } from './context.js'
 import { Database, type Pool } from './database.js'
 import { deduct } from './deduct.js'
 import { Emitter, type ListenerErrorHandler } from './emitter.js'
 import { Events } from './events.js'
+import { functionCall } from './function-call.js'
 import { grant, revoke } from './grant.js'
 import { history } from './history.js'
 import { openHoldAccounts } from './hold-accounts.js'
@@ -19,12 +21,16 @@ import { refund } from './refund.js'
 import { statement } from './statement.js'
 import { openTelemetry } from './telemetry.js'
 import { setAllowance, setOverdraft } from './terms.js'
-import type { Balance, Credits, History, HistoryInput, Ledger } from './types.js'
+import type { Balance, Credits, History, HistoryInput, Ledger, MigrateInput } from './types.js'
+
+const SAMPLE_DATA = functionCall('ai_credit_write_sample_data', ['varchar', 'varchar'])
 
 /** A ledger with what the plugin needs besides. */
 export interface PluginLedger extends Ledger {
   /** The methods that callers get. */
   credits: Credits
+  /** As the ledger's, within so many seconds (undefined: any number), or it throws AdoptionTooLongError at once. */
+  migrate (input?: { seconds?: number | undefined, onProgress?: MigrateInput['onProgress'] | undefined }): Promise<void>
   /** Throws what `migrate` would, where the tables are not there or not the right ones. */
   start (): Promise<void>
   /** Gives the default user the sample data, where it has no account yet. */
@@ -39,7 +45,7 @@ export interface PluginLedger extends Ledger {
  */
 export function createLedger (pool: Pool, options: LedgerOptions = {}): Ledger {
   const { credits, migrate, close } = openLedger(pool, parseLedgerOptions(options))
-  return { ...credits, migrate, close }
+  return { ...credits, migrate: ({ onProgress } = {}) => migrate({ onProgress }), close }
 }
 
 /**
@@ -55,14 +61,15 @@ export function openLedger (
     emitter,
     low: options.low,
     readCaptures: captures => readCaptures(database, captures, options.timeout),
+    readChanges: settled => readChanges(database, settled, options.timeout),
     onError: onListenerError
   })
   const database = new Database(pool, options, settled => events.settled(settled))
-  const telemetry = openTelemetry({ emitter, queueLength: () => context.postings.length })
+  const telemetry = openTelemetry({ emitter, queueLength: () => context.postings.length, hasPrice: options.prices.has })
   const allowance = JSON.stringify(typeof options.allowance === 'number' ? { credits: options.allowance } : options.allowance)
   const context: Context = {
     database,
-    postings: openPostings(database, { ...options, allowance, onSend: telemetry.sent }),
+    postings: openPostings(database, { options, allowance, onSend: telemetry.sent }),
     holdAccounts: openHoldAccounts(database, options.maxQueue),
     events,
     options,
@@ -77,8 +84,9 @@ export function openLedger (
     ...credits,
     credits,
     read: telemetry.measured({ history: (userId: string, input?: HistoryInput) => history(context, userId, input) }).history,
-    async migrate () {
-      await database.lend(migrate)
+    async migrate ({ seconds, onProgress } = {}) {
+      const { schema, timeZone } = options
+      await database.lend(connection => migrate(connection, { schema, timeZone, seconds, onProgress }))
       await database.start()
       await telemetry.ready
     },
@@ -89,7 +97,7 @@ export function openLedger (
     async writeSampleData () {
       await database.row({
         name: 'ai_credit_sample_data',
-        text: sampleData,
+        text: SAMPLE_DATA,
         values: () => [options.defaultUser, options.timeZone],
         repeatable: true
       })
@@ -150,6 +158,8 @@ function hearErrors (pool: Pool, listener: (error: Error) => void) {
 
 function ignore (_error: Error) {}
 
+// Anything can be thrown, also what cannot be made a string.
 const warn: ListenerErrorHandler = (error, event) => {
-  process.emitWarning(`A listener of ${event} failed: ${error instanceof Error ? error.stack : error}`, 'CreditsListenerWarning')
+  const text = typeof error === 'string' ? error : inspect(error, { customInspect: false })
+  process.emitWarning(`A listener of ${event} failed: ${text}`, 'CreditsListenerWarning')
 }

@@ -1,50 +1,110 @@
-import { MigrationRequiredError, SchemaTooNewError } from '../errors.js'
-import { migrations, type Migration } from '../sql/index.js'
+import { FunctionsDifferError, MigrationRequiredError, SchemaTooNewError, SchemaTooOldError } from '../errors.js'
+import { functions, tables } from '../sql/index.js'
+import { beginAdoption, endAdoption, sumDays, type Adoption } from './adopt.js'
 import type { Connection, Queryable } from './database.js'
+import { findSchema, inSchema } from './schema.js'
+import { settleTimeZone } from './time-zone.js'
 
-const newest = migrations.at(-1)!.id
+const newest = tables.at(-1)!.id
+const oldest = tables[0]!.id
 
-/** Refuses a database whose tables are not those that this version of the library works with. */
-export async function checkSchema (db: Queryable): Promise<void> {
-  const applied = await appliedMigration(db)
-  refuseNewer(applied)
-  if (applied < newest) throw new MigrationRequiredError(applied, newest, commands(applied))
+/** What a database has: the numbers of its tables and of its functions, 0 for none. */
+interface Version {
+  tables: number
+  functions: number
+  /** The oldest library that the functions serve. */
+  oldestCaller: number
+  /** The hash of the functions. */
+  content: string | null
 }
 
-/** Creates or upgrades the tables. Several processes may do so at once. */
-export async function migrate (connection: Connection): Promise<void> {
-  const applied = await appliedMigration({ query: text => connection.query({ text }) })
-  refuseNewer(applied)
-  for (const migration of pending(applied)) await apply(connection, migration)
+/** Refuses a database whose tables or functions are not those that this version of the library works with. */
+export async function checkSchema (db: Queryable, schema: string): Promise<void> {
+  const version = await readVersion(db, schema)
+  refuse(version, schema)
+  if (version.tables < newest || version.functions < functions.number) {
+    throw new MigrationRequiredError(version, { tables: newest, functions: functions.number }, schema)
+  }
 }
 
-function refuseNewer (applied: number) {
-  if (applied > newest) throw new SchemaTooNewError(applied, newest)
+/** What `migrate` has to know. */
+export interface Migration extends Pick<Adoption, 'timeZone' | 'seconds' | 'onProgress'> {
+  /** The option `schema`. */
+  schema?: string | undefined
 }
 
-function pending (applied: number) {
-  return migrations.filter(({ id }) => id > applied)
+/** Creates, adopts or upgrades the tables and the functions. Several processes may do so at once. */
+export async function migrate (connection: Connection, { schema: named, ...options }: Migration): Promise<void> {
+  const db: Queryable = { query: (text, values) => connection.query({ text, values: values ?? [] }) }
+  const schema = await findSchema(db, named)
+  const version = await readVersion(db, schema)
+  refuse(version, schema)
+  const adoption = { connection, schema, ...options }
+  if (version.tables === 0) {
+    await createSchema(connection, schema)
+    await beginAdoption(adoption)
+  }
+  for (const { id, sql } of tables) {
+    if (id > version.tables) await applyTables(connection, inSchema(sql, schema))
+    if (id === oldest) await endAdoption(adoption)
+  }
+  if (version.functions < functions.number) await applyFunctions(connection, db, schema)
+  await settleTimeZone(db, schema, options.timeZone)
+  await sumDays(adoption)
 }
 
-function commands (applied: number) {
-  return pending(applied)
-    .map(({ file }) => `psql "$DATABASE_URL" -f node_modules/fastify-ai-credits/src/sql/${file}`)
-    .join(' && ')
+function refuse (version: Version, schema: string) {
+  const { number, content } = functions
+  if (version.tables > 0 && version.tables < oldest) throw new SchemaTooOldError(version.tables, oldest)
+  if (version.functions > number ? version.oldestCaller > number : version.tables > newest) {
+    throw new SchemaTooNewError(version.functions, version.oldestCaller, number)
+  }
+  if (version.functions === number && version.content !== content) throw new FunctionsDifferError(number, schema, number)
 }
 
-async function appliedMigration (db: Queryable): Promise<number> {
-  const { rows: [{ present }] } = await db.query("select to_regclass('ai_credit_migrations') is not null as present")
-  if (!present) return 0
-  const { rows: [{ id }] } = await db.query('select coalesce(max(id), 0) as id from ai_credit_migrations')
-  return id
+async function readVersion (db: Queryable, schema: string): Promise<Version> {
+  const none = { tables: 0, functions: 0, oldestCaller: 0, content: null }
+  const { rows: [{ present }] } = await db.query(
+    inSchema("select pg_catalog.to_regclass(pg_catalog.format('%I.ai_credit_migrations'::pg_catalog.text, :'schema'::pg_catalog.text)) is not null as present", schema))
+  if (!present) return none
+  const { rows: [{ id }] } = await db.query(inSchema('select pg_catalog.max(id) as id from :"schema".ai_credit_migrations', schema))
+  if (id < newest) return { ...none, tables: id ?? 0 } // the functions are replaced with the tables
+  const { rows: [set] } = await db.query(inSchema(
+    'select number, oldest_caller, content from :"schema".ai_credit_functions order by number desc limit 1', schema))
+  if (set === undefined) return { ...none, tables: id }
+  return { tables: id, functions: set.number, oldestCaller: set.oldest_caller, content: set.content }
 }
 
-async function apply (connection: Connection, { sql }: Migration) {
+// Not `if not exists`, for which PostgreSQL asks for the right to create schemas even where it is there.
+async function createSchema (connection: Connection, schema: string) {
+  const { rows: [{ present }] } = await connection.query({
+    text: 'select pg_catalog.to_regnamespace(pg_catalog.quote_ident($1::pg_catalog.text)) is not null as present', values: [schema]
+  })
+  if (!present) await connection.query({ text: inSchema('create schema if not exists :"schema"', schema) })
+}
+
+async function applyTables (connection: Connection, sql: string) {
   try {
     await connection.query({ text: sql })
   } catch (error) {
     await connection.query({ text: 'rollback' })
     const { constraint } = error as { constraint?: unknown }
-    if (constraint !== 'ai_credit_migrations_pkey') throw error // else another process was first
+    if (constraint !== 'ai_credit_migrations_pkey') throw error // otherwise another process was first
+  }
+}
+
+// The lock is the one that the script itself takes: who had to wait for it finds the functions there.
+async function applyFunctions (connection: Connection, db: Queryable, schema: string) {
+  try {
+    await connection.query({ text: 'begin isolation level read committed' })
+    await connection.query({
+      text: "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('fastify-ai-credits'::pg_catalog.text, 0::bigint))"
+    })
+    const version = await readVersion(db, schema)
+    if (version.functions < functions.number) await connection.query({ text: inSchema(functions.sql, schema) })
+    else await connection.query({ text: 'commit' })
+  } catch (error) {
+    await connection.query({ text: 'rollback' })
+    throw error
   }
 }

@@ -1,7 +1,11 @@
 import { InvalidInputError } from '../errors.js'
 import type { Context } from './context.js'
 import { checkPrune } from './input.js'
+import { NO_ACCOUNT } from './postings.js'
 import type { PruneInput, Pruning } from './types.js'
+import { functionCall } from './function-call.js'
+
+const PRUNE = functionCall('ai_credit_prune', ['timestamptz', 'varchar', 'integer', 'integer'])
 
 const DEFAULT_BATCH = 1000
 
@@ -21,11 +25,14 @@ export async function prune (context: Context, input: PruneInput): Promise<Pruni
 }
 
 // A batch whose answer was lost has been deleted; sent again, it is the next one.
-async function pruneBatch ({ database }: Context, before: Date, from: string, batch: number) {
-  return await database.row({
-    name: 'ai_credit_prune',
-    text: 'select * from ai_credit_prune($1, $2, $3, $4)',
-    values: lockTimeout => [before.toISOString(), from, batch, lockTimeout],
-    repeatable: true
+async function pruneBatch ({ postings }: Context, before: Date, from: string, batch: number) {
+  return await postings.post({
+    userId: NO_ACCOUNT,
+    statement: {
+      name: 'ai_credit_prune',
+      text: PRUNE,
+      values: lockTimeout => [before.toISOString(), from, batch, lockTimeout ?? 1], // 0 would be for as long as it takes
+      repeatable: true
+    }
   })
 }

@@ -1,6 +1,9 @@
 import type { Context } from './context.js'
 import { checkReconcile, resolveUserId } from './input.js'
 import type { Difference, Reconciliation, ReconcileInput } from './types.js'
+import { functionCall } from './function-call.js'
+
+const RECONCILE = functionCall('ai_credit_reconcile', ['varchar', 'varchar', 'integer'])
 
 const DEFAULT_BATCH = 1000
 
@@ -35,8 +38,7 @@ export async function reconcile (
 async function readBatch ({ database }: Context, userId: string | null, after: string | null, limit: number) {
   const { accounts } = await database.row({
     name: 'ai_credit_reconcile',
-    text: `select coalesce(json_agg(account order by user_id), '[]')::varchar as accounts
-      from ai_credit_reconcile($1, $2, $3) account`,
+    text: RECONCILE,
     values: () => [userId, after, limit],
     repeatable: true
   })

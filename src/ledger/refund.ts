@@ -1,13 +1,17 @@
 import { InvalidInputError } from '../errors.js'
 import { balanceOf } from './balance.js'
 import type { Context } from './context.js'
-import { SETTLED } from './database.js'
 import { checkRefund, resolveUserId, rowId } from './input.js'
 import type { Refund, RefundInput } from './types.js'
 import { judge } from './verdict.js'
+import { functionCall } from './function-call.js'
+
+const REFUND = functionCall('ai_credit_refund', [
+  'bigint', 'varchar', 'varchar', 'bigint', 'varchar', 'varchar', 'jsonb', 'varchar', 'integer'
+])
 
 /** Gives spent credits back. */
-export async function refund ({ database, options, allowance }: Context, input: RefundInput): Promise<Refund> {
+export async function refund ({ postings, options, allowance }: Context, input: RefundInput): Promise<Refund> {
   const {
     usageId, deductKey = null, credits = null, reason = null, idempotencyKey = null, client, ...rest
   } = checkRefund(input)
@@ -17,13 +21,16 @@ export async function refund ({ database, options, allowance }: Context, input: 
   // An id tells the account, a key is one account's own.
   const userId = usageId === undefined ? resolveUserId(rest.userId, options.defaultUser) : rest.userId ?? null
   const id = usageId === undefined ? null : rowId(usageId, 'usage record')
-  const row = await database.row({
-    name: 'ai_credit_refund',
-    text: `select *, ${SETTLED} from ai_credit_refund($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-    values: lockTimeout => [
-      id, userId, deductKey, credits, reason, idempotencyKey, allowance, options.timeZone, lockTimeout
-    ],
-    repeatable: idempotencyKey !== null
+  const row = await postings.post({
+    userId,
+    statement: {
+      name: 'ai_credit_refund',
+      text: REFUND,
+      values: lockTimeout => [
+        id, userId, deductKey, credits, reason, idempotencyKey, allowance, options.timeZone, lockTimeout
+      ],
+      repeatable: idempotencyKey !== null
+    }
   }, client)
   const replayed = judge(row, { what: 'usage record' })
   return {

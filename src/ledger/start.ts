@@ -1,34 +1,38 @@
-import { InvalidOptionError, TimeZoneMismatchError } from '../errors.js'
+import { AdoptionUnfinishedError, EncodingError } from '../errors.js'
+import { areDaysMissing } from './adopt.js'
 import type { Queryable } from './database.js'
 import { checkSchema } from './migrate.js'
-
-const INVALID_PARAMETER_VALUE = '22023'
+import { findSchema } from './schema.js'
+import { settleTimeZone } from './time-zone.js'
 
 /** What a ledger learns of its database before the first call. */
 export interface DatabaseFacts {
   /** Whether transactions are stricter than READ COMMITTED by default: a waiter would not see what it waited for. */
   strictIsolation: boolean
+  /** The schema of the tables. */
+  schema: string
 }
 
-/** Refuses a database that this ledger would misread: another schema, or another time zone. */
-export async function start (db: Queryable, timeZone: string): Promise<DatabaseFacts> {
-  await checkSchema(db)
-  await checkTimeZone(db, timeZone)
-  const { rows: [{ isolation }] } = await db.query("select current_setting('default_transaction_isolation') as isolation")
-  return { strictIsolation: isolation !== 'read committed' && isolation !== 'read uncommitted' }
+/**
+ * Refuses a database that this ledger would misread: another schema, or another time zone. `options.timeZone` becomes the
+ * name that the database has for it.
+ */
+export async function start (
+  db: Queryable, options: { timeZone: string, schema?: string | undefined }
+): Promise<DatabaseFacts> {
+  await checkEncoding(db)
+  const schema = await findSchema(db, options.schema)
+  await checkSchema(db, schema)
+  options.timeZone = await settleTimeZone(db, schema, options.timeZone)
+  if (await areDaysMissing(db, schema)) throw new AdoptionUnfinishedError(schema, options.timeZone)
+  const { rows: [{ isolation }] } = await db.query(
+    "select pg_catalog.current_setting('default_transaction_isolation'::pg_catalog.text) as isolation")
+  return { strictIsolation: isolation !== 'read committed' && isolation !== 'read uncommitted', schema }
 }
 
-async function checkTimeZone (db: Queryable, timeZone: string) {
-  const kept = await useTimeZone(db, timeZone)
-  if (kept !== timeZone) throw new TimeZoneMismatchError(timeZone, kept)
-}
-
-async function useTimeZone (db: Queryable, timeZone: string): Promise<string> {
-  try {
-    const { rows: [{ kept }] } = await db.query('select ai_credit_use_time_zone($1) as kept', [timeZone])
-    return kept
-  } catch (error) {
-    if ((error as { code?: unknown }).code !== INVALID_PARAMETER_VALUE) throw error
-    throw new InvalidOptionError('timeZone', `is ${timeZone}, which PostgreSQL does not know`)
-  }
+/** Refuses a database that cannot hold every text: a user, an operation or a key may be any. */
+export async function checkEncoding (db: Queryable): Promise<void> {
+  const { rows: [{ encoding }] } = await db.query(
+    "select pg_catalog.current_setting('server_encoding'::pg_catalog.text) as encoding")
+  if (encoding !== 'UTF8') throw new EncodingError(encoding)
 }

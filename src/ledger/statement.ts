@@ -1,10 +1,14 @@
 import { balanceOf } from './balance.js'
 import type { Context } from './context.js'
-import { SETTLED } from './database.js'
 import { checkStatement, resolveUserId } from './input.js'
 import type { Metadata } from './metadata.js'
 import type { Usage } from './prices/types.js'
 import type { Statement, StatementEntry, StatementInput } from './types.js'
+import { functionCall } from './function-call.js'
+
+const STATEMENT = functionCall('ai_credit_statement', [
+  'varchar', 'timestamptz', 'timestamptz', 'bigint', 'integer', 'jsonb', 'integer'
+])
 
 /** An entry as the database answers it; see ai_credit_statement. */
 type Row = [
@@ -15,15 +19,18 @@ type Row = [
 
 /** A page of every change of an account, in order. */
 export async function statement (
-  { database, options, allowance }: Context, userId?: string, input: StatementInput = {}
+  { postings, options, allowance }: Context, userId?: string, input: StatementInput = {}
 ): Promise<Statement> {
   const account = resolveUserId(userId, options.defaultUser)
   const { from, to, limit = options.historyLimit, cursor = '-1', client } = checkStatement(input)
-  const row = await database.row({
-    name: 'ai_credit_statement',
-    text: `select *, ${SETTLED} from ai_credit_statement($1, $2, $3, $4, $5, $6, $7)`,
-    values: lockTimeout => [account, instant(from), instant(to), cursor, limit + 1, allowance, lockTimeout],
-    repeatable: true
+  const row = await postings.attempt({
+    userId: account,
+    statement: {
+      name: 'ai_credit_statement',
+      text: STATEMENT,
+      values: lockTimeout => [account, instant(from), instant(to), cursor, limit + 1, allowance, lockTimeout],
+      repeatable: true
+    }
   }, client)
   const rows: Row[] = JSON.parse(row.entries)
   const shown = rows.slice(0, limit)

@@ -1,6 +1,9 @@
 import type { Attributes, Span } from '@opentelemetry/api'
 import { InsufficientCreditsError } from '../errors.js'
 import type { Emitter } from './emitter.js'
+import { MAX_TEXT_LENGTH } from './fields.js'
+import { boundOperations } from './operation-names.js'
+import { now } from './timers.js'
 
 type Api = typeof import('@opentelemetry/api')
 
@@ -20,6 +23,8 @@ export interface TelemetrySources {
   emitter: Emitter
   /** How many calls wait for their turn. */
   queueLength: () => number
+  /** Whether an operation has a price: metrics always show those by name. */
+  hasPrice: (operation: string) => boolean
 }
 
 type Method = (...args: unknown[]) => Promise<unknown>
@@ -72,9 +77,9 @@ function createInstruments (api: Api, sources: TelemetrySources): Instruments {
     const span = tracer.startSpan(`ai_credits.${name}`)
     const recorded = span.isRecording()
     if (!recorded && metrics === undefined) return await method(...args)
-    const start = performance.now()
+    const start = now()
     const end = (outcome: Attributes) => {
-      metrics?.duration.record((performance.now() - start) / 1000, { 'ai_credits.method': name, ...outcome })
+      metrics?.duration.record((now() - start) / 1000, { 'ai_credits.method': name, ...outcome })
       span.setAttributes(outcome)
       span.end()
     }
@@ -102,7 +107,9 @@ function createInstruments (api: Api, sources: TelemetrySources): Instruments {
 
 const queueLengths = new Set<() => number>()
 
-function createMetrics (meter: ReturnType<Api['metrics']['getMeter']>, { emitter, queueLength }: TelemetrySources) {
+function createMetrics (
+  meter: ReturnType<Api['metrics']['getMeter']>, { emitter, queueLength, hasPrice }: TelemetrySources
+) {
   const duration = meter.createHistogram('ai_credits.call.duration', {
     description: 'Time until a call was answered', unit: 's', advice: { explicitBucketBoundaries: SECONDS }
   })
@@ -112,11 +119,14 @@ function createMetrics (meter: ReturnType<Api['metrics']['getMeter']>, { emitter
   const deducts = meter.createCounter('ai_credits.deducts', { description: 'Deducts and captures', unit: '{deduct}' })
   const credits = meter.createCounter('ai_credits.credits', { description: 'Credits spent', unit: '{credit}' })
   const refusals = meter.createCounter('ai_credits.refusals', { description: 'Calls refused (402)', unit: '{call}' })
+  const spentOn = boundOperations(hasPrice)
+  const refusedFor = boundOperations(hasPrice) // a refusal costs nothing: it is not to take the place of what was paid for
   emitter.add('deducted', ({ operation, credits: spent }) => {
-    deducts.add(1, { 'ai_credits.operation': operation })
-    credits.add(spent, { 'ai_credits.operation': operation })
+    const attributes = { 'ai_credits.operation': spentOn(operation) }
+    deducts.add(1, attributes)
+    credits.add(spent, attributes)
   }, false)
-  emitter.add('refused', ({ operation }) => refusals.add(1, { 'ai_credits.operation': operation }), false)
+  emitter.add('refused', ({ operation }) => refusals.add(1, { 'ai_credits.operation': refusedFor(operation) }), false)
 
   const queue = meter.createObservableUpDownCounter('ai_credits.queue.length', {
     description: 'Calls of the process that wait for their turn', unit: '{call}'
@@ -141,7 +151,7 @@ function factsOf (...values: unknown[]): Parameters<Span['setAttributes']>[0] {
   const facts: Attributes = {}
   for (const value of values) {
     const { operation, credits } = Object(value)
-    if (typeof operation === 'string') facts['ai_credits.operation'] = operation
+    if (typeof operation === 'string') facts['ai_credits.operation'] = operation.slice(0, MAX_TEXT_LENGTH) // it may be refused as too long
     if (typeof credits === 'number') facts['ai_credits.credits'] = credits
   }
   return facts

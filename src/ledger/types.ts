@@ -470,13 +470,33 @@ export interface Credits {
   prune (input: PruneInput): Promise<Pruning>
 }
 
+/** How far the adoption of tables is that were there before the library. */
+export interface AdoptionProgress {
+  /**
+   * What is done: `columns` get their types, `records` get their place in their account's order, and records are summed up
+   * by `days`.
+   */
+  step: 'columns' | 'records' | 'days'
+  /** Usage records with which this step is done, of those that there were when it began. */
+  done: number
+  /** Usage records that there were when this step began. */
+  total: number
+}
+
+/** What `migrate` can be given. */
+export interface MigrateInput {
+  /** Hears how far the adoption is of tables that were there before the library. */
+  onProgress?: (progress: AdoptionProgress) => void
+}
+
 /** A ledger without Fastify. */
 export interface Ledger extends Credits {
   /**
-   * Creates or upgrades the tables. Throws SchemaTooNewError, and TimeZoneMismatchError. Without it, the tables must
-   * be there (MigrationRequiredError).
+   * Creates or upgrades the tables, and adopts those that were there before. It has no time limit; interrupted, the next
+   * call goes on. Throws SchemaTooNewError, TimeZoneMismatchError, and AdoptionError. Without it, the tables must be there
+   * (MigrationRequiredError).
    */
-  migrate (): Promise<void>
+  migrate (input?: MigrateInput): Promise<void>
   /**
    * Refuses further calls, waits for those under way, tells listeners of them and removes these. The pool stays the
    * caller's to end.

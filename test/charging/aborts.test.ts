@@ -125,6 +125,11 @@ function declareSlow (app: FastifyInstance, goOn: () => Promise<unknown>) {
     await goOn()
     return reply.code(500).send('no')
   })
+  app.get('/hijacks-and-throws', { config: { credits: slow } }, async (_request, reply) => {
+    reply.hijack()
+    await goOn()
+    throw new Error('no')
+  })
   app.get('/callback', { config: { credits: slow } }, (_request, reply) => { goOn().then(() => reply.send('ok')) })
   app.get('/stream', { config: { credits: slow } }, async request => {
     await goOn()
@@ -155,6 +160,7 @@ t.test('a client gone before the reply pays as if it had been delivered', async 
     ['/used', 30],
     ['/throws', 0],
     ['/status', 0],
+    ['/hijacks-and-throws', 0],
     ['/callback', 40],
     ['/stream', 40],
     ['/hooked', 40],

@@ -26,6 +26,7 @@ t.test('a malformed config fails where it is declared, and names the route and t
     [{ operation: 'x', cost: 1, minimum: -1 }, '.minimum'],
     [{ operation: 'x', cost: 1, metadata: 'x' }, '.metadata'],
     [{ operation: 'x', cost: 1, ttl: 10 }, '.ttl'],
+    [{ operation: 'x', cost: 1, maxDuration: 10 }, '.maxDuration'],
     [{ operation: 'x', cost: 1, user: 'ann' }, '.user'],
     [{ operation: 'x', cost: 1, capture: 'never' }, '.capture'],
     [{ operation: 'x', cost: 1, onUnavailable: 'hope' }, '.onUnavailable'],
@@ -159,8 +160,8 @@ t.test('who pays', async t => {
 
 t.test('websockets are left alone', async t => {
   const app = await buildGateway(t)
-  app.decorateRequest('ws', null)
-  app.addHook('onRequest', async request => { Object.assign(request, { ws: request.headers['x-simulated'] ?? null }) })
+  app.decorateRequest('ws', false)
+  app.addHook('onRequest', async request => { Object.assign(request, { ws: request.headers['x-simulated'] !== undefined }) })
   const handler = async ({ credits }: FastifyRequest) => ({ held: credits?.held ?? null })
   app.get('/socket', { websocket: true, config } as RouteShorthandOptions, handler)
   app.get('/both', { wsHandler () {}, config } as RouteShorthandOptions, handler)

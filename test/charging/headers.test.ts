@@ -26,6 +26,10 @@ function declare (app: FastifyInstance) {
     yield 'k'
   })())
   app.get('/stream', { config: { credits: metered } }, async ({ credits }) => stream(n => credits!.use(n)))
+  app.get('/cancelled-stream', { config: { credits: metered } }, async ({ credits }) => stream(n => {
+    credits!.use(n)
+    credits!.cancel()
+  }))
   app.get('/response', { config: { credits: metered } }, async ({ credits }) =>
     new Response(Readable.toWeb(stream(n => credits!.use(n))) as ReadableStream))
   app.get('/response-of-length', { config: { credits: metered } }, async ({ credits }) =>
@@ -54,6 +58,7 @@ t.test('headers and trailers say what a request costs and what is left', async t
     ['/fails', undefined, undefined, undefined, 0],
     ['/fixed-stream', '100', '900', undefined],
     ['/stream', undefined, '500', '42', 42],
+    ['/cancelled-stream', undefined, '500', '0', 0],
     ['/response', undefined, '500', '42', 42],
     ['/response-of-length', undefined, '500', undefined, 42],
     ['/stream-of-length', undefined, '500', undefined, 42],

@@ -97,7 +97,7 @@ for (const sqlState of ['40001', '40P01', '57014']) {
 
 t.test('a table that somebody locks whole: 503 in time, and all is as before when it is free', async t => {
   const direct = await createLedgerDatabase(t)
-  const app = await buildGateway(t, { timeout: 700 }, { connectionString: direct })
+  const app = await buildGateway(t, { timeout: 2000 }, { connectionString: direct })
   await app.credits.deduct({ ...charge, idempotencyKey: 'before' })
   const locker = await createPool(t, direct).connect()
   await locker.query('begin; lock table ai_credits in access exclusive mode')

@@ -3,7 +3,7 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import type pg from 'pg'
 import type { Test } from 'tap'
 import credits, { type FastifyAiCreditsOptions } from '../../src/index.js'
-import { createDatabase, createLedgerDatabase, pglite } from './database.js'
+import { createDatabase, createLedgerDatabase, keepSessions, pglite } from './database.js'
 
 /** Settings of a test's gateway. */
 export interface GatewaySettings {
@@ -18,7 +18,7 @@ export async function buildHost (t: Test, settings: GatewaySettings = {}): Promi
   const connectionString = settings.connectionString ?? await createDatabase(t)
   const app = Fastify(settings.server)
   t.teardown(() => app.close())
-  await app.register(fastifyPostgres, { connectionString, max: 10, ...settings.pool })
+  await app.register(fastifyPostgres, { connectionString, max: 10, ...keepSessions, ...settings.pool })
   return app
 }
 

@@ -3,13 +3,17 @@ import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
-import type { Balance, FastifyAiCreditsOptions } from '../../src/index.js'
-import { buildGateway, type GatewaySettings } from './app.js'
+import { CHARGING, type Marked } from '../../src/http/charging/route-charging.js'
+import credits, { type Balance, type FastifyAiCreditsOptions } from '../../src/index.js'
+import { buildHost, defaults, type GatewaySettings } from './app.js'
+import { createLedgerDatabase } from './database.js'
 
 /** Settings of a gateway with charged routes. */
 export interface ChargedSettings extends GatewaySettings {
   options?: FastifyAiCreditsOptions
   server?: FastifyServerOptions
+  /** What the host registers before the plugin. */
+  before?: (app: FastifyInstance) => unknown
 }
 
 /** A gateway that listens. */
@@ -24,6 +28,8 @@ export interface ChargedGateway {
   leave (user: string, path: string, chunks: number): Promise<void>
   /** The user's balance once nothing is held any more. */
   settled (user: string): Promise<Balance>
+  /** How many charged requests are not settled. */
+  inFlight (): number
 }
 
 /** What came back. */
@@ -38,15 +44,19 @@ export interface Answer {
  * end of the test all accounts must reconcile.
  */
 export async function buildCharged (
-  t: Test, declare: (app: FastifyInstance) => unknown, { options, server, ...settings }: ChargedSettings = {}
+  t: Test, declare: (app: FastifyInstance) => unknown, { options, server, before, ...settings }: ChargedSettings = {}
 ): Promise<ChargedGateway> {
   const lines: Record<string, any>[] = []
   const logger = { level: 'warn', stream: { write: (line: string) => { lines.push(JSON.parse(line)) } } }
-  const app = await buildGateway(t, { allowance: 1000, identify: request => request.headers['x-user'] as string, ...options },
-    { ...settings, server: { logger, forceCloseConnections: true, ...server } as FastifyServerOptions })
+  const app = await buildHost(t, {
+    connectionString: await createLedgerDatabase(t),
+    ...settings,
+    server: { logger, forceCloseConnections: true, ...server } as FastifyServerOptions
+  })
+  await before?.(app)
+  await app.register(credits, { ...defaults, allowance: 1000, identify: request => request.headers['x-user'] as string, ...options })
   await declare(app)
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
-  const { credits } = app
   return {
     app,
     url,
@@ -56,7 +66,8 @@ export async function buildCharged (
       return { status: reply.status, headers: reply.headers, text: await reply.text() }
     },
     leave: (user, path, chunks) => leave(url + path, user, chunks),
-    settled: user => until(() => credits.balance(user), ({ held }) => held === 0)
+    settled: user => until(() => app.credits.balance(user), ({ held }) => held === 0),
+    inFlight: () => (app as Marked)[CHARGING]!['inFlight'].size
   }
 }
 

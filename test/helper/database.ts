@@ -18,9 +18,12 @@ export async function createLedgerDatabase (t: Test, template: Template = 'ledge
   return await create(t, template)
 }
 
+/** Sessions stay: by default a pool ends those that are idle for 10 s, as they are where other work of the test takes long. */
+export const keepSessions = { idleTimeoutMillis: 0 }
+
 /** A pool that is ended after the test, and that a database going away does not make crash the process. */
 export function createPool (t: Test, connectionString: string, options: pg.PoolConfig = {}): pg.Pool {
-  const pool = new pg.Pool({ connectionString, ...options })
+  const pool = new pg.Pool({ connectionString, ...keepSessions, ...options })
   pool.on('error', () => {})
   t.teardown(async () => {
     if (!pool.ending) await pool.end()

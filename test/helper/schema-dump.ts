@@ -1,7 +1,7 @@
 import type { Queryable } from '../../src/index.js'
 
-// Catalog queries that answer one line of text each: all that PostgreSQL 14 to 18 have in common. They leave out NOT
-// NULL constraints (in the catalog since 18; the columns show them) and the bodies of functions (they are in src/sql).
+// Catalog queries, each of whose rows describes one thing: all that PostgreSQL 14 to 18 have in common. They leave out NOT
+// NULL constraints (in the catalog since 18; the columns show them).
 const COLUMNS = `
   select relname || '.' || lpad(attnum::text, 2, '0') || ' ' || attname || ' ' || format_type(atttypid, atttypmod)
     || case when attnotnull then ' not null' else '' end
@@ -30,10 +30,8 @@ const SEQUENCES = `
       and refclassid = 'pg_class'::regclass`
 
 const FUNCTIONS = `
-  select proname || '(' || pg_get_function_arguments(pg_proc.oid) || ') returns ' || pg_get_function_result(pg_proc.oid)
-    || ' language ' || lanname || ' volatility=' || provolatile::text || ' parallel=' || proparallel::text
-    || ' strict=' || proisstrict || ' definer=' || prosecdef || ' config=' || coalesce(proconfig::text, '') as line
-  from pg_proc join pg_language on pg_language.oid = prolang
+  select pg_get_functiondef(oid) || ' callable by everybody=' || has_function_privilege('public', oid, 'execute') as line
+  from pg_proc
   where pronamespace = 'public'::regnamespace`
 
 const OTHERS = `
@@ -41,7 +39,7 @@ const OTHERS = `
   from pg_trigger join pg_class on pg_class.oid = tgrelid
   where relnamespace = 'public'::regnamespace and not tgisinternal
   union all
-  select 'view ' || viewname from pg_views where schemaname = 'public'`
+  select 'view ' || viewname || ' as' || chr(10) || definition from pg_views where schemaname = 'public'`
 
 const sections = {
   Columns: COLUMNS,

@@ -1,7 +1,9 @@
-import { readFile } from 'node:fs/promises'
 import pg from 'pg'
-import { migrations } from '../../src/sql/index.js'
-import { clockSchema, withClock } from './clock-schema.js'
+import { inSchema } from '../../src/ledger/schema.js'
+// @ts-expect-error: no types
+import { withoutPsql } from '../../src/sql/generate.js'
+import { functions, tables } from '../../src/sql/index.js'
+import { clockSchema, setFunctionsClock } from './clock-schema.js'
 
 /** A database with the ledger's tables, of which tests on the run's own server get copies; `clocked` is on the test's clock. */
 export type Template = 'ledger' | 'clocked'
@@ -12,8 +14,14 @@ let version: number | undefined
 /** Whether this run is about usage records that are partitioned by month. */
 export const partitioned = process.env.TEST_PARTITIONED !== undefined
 
-/** The script that partitions the usage records by month. */
-export const partitionScript = new URL('../../docs/partition-usage.sql', import.meta.url)
+/** The script that partitions the usage records by month, for psql. */
+export const partitionFile = new URL('../../docs/partition-usage.sql', import.meta.url)
+
+/** The same as psql sends it for the schema public. */
+export const partitionScript = inSchema(withoutPsql('../../docs/partition-usage.sql'), 'public')
+
+/** What makes the ledger's tables and functions in the schema public. */
+export const ledgerScripts = [...tables.map(({ sql }) => sql), functions.sql].map(sql => inSchema(sql, 'public'))
 
 /** Makes the databases to copy on a new server, with partitioned usage records if this run is about those. */
 export async function createTemplates (server: string): Promise<void> {
@@ -21,10 +29,10 @@ export async function createTemplates (server: string): Promise<void> {
     await run(server, `create database ${nameOf(template)}`)
     const url = new URL(server)
     url.pathname = nameOf(template)
-    if (template === 'clocked') await run(url.href, clockSchema)
-    const scripts = migrations.map(({ sql }) => sql)
-    if (partitioned) scripts.push(await readFile(partitionScript, 'utf8'))
-    await run(template === 'clocked' ? withClock(url.href) : url.href, ...scripts)
+    const scripts = [...ledgerScripts]
+    if (partitioned) scripts.push(partitionScript)
+    if (template === 'clocked') scripts.push(clockSchema, setFunctionsClock)
+    await run(url.href, ...scripts)
   }
 }
 

@@ -52,7 +52,7 @@ async function runCell (version: string, on: string): Promise<Result | string> {
   const bin = await findNode(version, cache)
   if (on === 'pglite') return await runTests(bin, await files(/needs (a real server|no database)/), { TEST_PGLITE: '1', TEST_DATABASE_URL: '' })
   if (on === 'partitioned') {
-    const beginOtherwise = /needs no database|originalTables|migrations|dumpSchema|partitionScript/
+    const beginOtherwise = /needs no database|originalTables|number6|sql\/index|dumpSchema|partitionScript/
     return await runTests(bin, await files(beginOtherwise), { TEST_PARTITIONED: '1' })
   }
   if (on !== 'pgbouncer') return await runTests(bin, await files(/needs no database/), { TEST_POSTGRES_VERSION: on })

@@ -198,7 +198,7 @@ export class Reference {
   grant ({ userId, credits, reason, expiresAt: until, priority = DEFAULT_PRIORITY, idempotencyKey }: GrantInput): Grant {
     const account = this.#touch(userId!)
     const expiresAt = until === undefined ? null : new Date(until)
-    return once(account, 'grant', idempotencyKey, [credits, reason, expiresAt, priority], () => {
+    return once(account, 'grant', idempotencyKey, [credits, reason, priority], () => {
       if (expiresAt !== null && +expiresAt <= this.now) throw new Refusal('FST_CREDITS_INVALID', { field: 'expiresAt' })
       refuseOverflow(account, credits)
       const id = this.#id('grant')
@@ -258,6 +258,7 @@ export class Reference {
 
   setOverdraft (userId: string, overdraft: number): OverdraftTerms {
     const account = this.#touch(userId)
+    if (overdraft > account.overdraft + roomOf(account)) throw new Refusal('FST_CREDITS_INVALID', { field: 'credits' })
     account.overdraft = overdraft
     return { userId, overdraft, balance: balanceOf(account) }
   }
@@ -403,8 +404,13 @@ function requireCredits (account: Account, credits: number): void {
   if (spendable(account) < credits) throw insufficient(account, credits)
 }
 
+// How much may still be added: what an account can spend in all never passes 2^53 - 1.
+function roomOf (account: Account): number {
+  return Number.MAX_SAFE_INTEGER - balanceOf(account).total - account.overdraft
+}
+
 function refuseOverflow (account: Account, credits: number): void {
-  if (balanceOf(account).total > Number.MAX_SAFE_INTEGER - credits) {
+  if (credits > roomOf(account)) {
     throw new Refusal('FST_CREDITS_INVALID', { field: 'credits' })
   }
 }
@@ -475,7 +481,7 @@ function earlierCapture ({ captures, closing, state }: Held, key: string | undef
 }
 
 function beginPeriod (account: Account, carried: number, at: number): void {
-  const room = Number.MAX_SAFE_INTEGER - balanceOf(account).total - carried
+  const room = roomOf(account) - carried
   const credits = carried + Math.max(0, Math.min(account.plan?.credits ?? 0, room))
   account.renewsAt = account.plan === null ? NEVER : nextRenewal(account.plan, account.createdAt, at)
   const priority = account.plan === null ? LAST_TO_BURN : DEFAULT_PRIORITY

@@ -17,8 +17,9 @@ t.test('the tarball holds what a user needs, and nothing else', async t => {
   const built = files.filter(file => file.startsWith('dist/'))
   const sql = files.filter(file => file.startsWith('src/'))
   t.strictSame(built, ['cjs', 'cjs.map', 'd.cts', 'd.ts', 'js', 'js.map'].map(end => `dist/index.${end}`))
-  t.ok(sql.includes('src/sql/001_ai_credits.sql'))
-  t.ok(sql.every(file => /^src\/sql\/\w+\.sql$/.test(file)))
+  const included = (await Promise.all(sql.map(async file => [...(await readFile(join(consumer.installed, file), 'utf8'))
+    .matchAll(/^\s*\\ir (.*)$/gm)].map(([, path]) => `src/sql/${path}`)))).flat()
+  t.strictSame(sql, [...new Set([...included, 'src/sql/functions.sql', 'src/sql/rights.sql', 'src/sql/tables.sql'])].sort(), 'what psql is told to run, and includes')
   t.strictSame(files.filter(file => !built.includes(file) && !sql.includes(file)),
     ['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json'])
 })

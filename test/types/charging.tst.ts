@@ -29,6 +29,7 @@ describe('config.credits', () => {
       cost: 1,
       minimum: 1,
       ttl: 5000,
+      maxDuration: 10_000,
       capture: 'before' as const,
       onUnavailable: 'allow' as const,
       metadata: { a: 1 },

@@ -1,4 +1,4 @@
-import type { FastifyRequest } from 'fastify'
+import type { FastifyReply, FastifyRequest, preHandlerHookHandler } from 'fastify'
 import Fastify from 'fastify'
 import { describe, expect, test } from 'tstyche'
 import credits, {
@@ -7,6 +7,8 @@ import credits, {
 
 const app = Fastify()
 declare const signIn: (request: FastifyRequest) => Promise<void>
+declare const withDone: (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => void
+declare const preHandler: preHandlerHookHandler
 const options = (options: FastifyAiCreditsOptions) => options
 
 describe('the options', () => {
@@ -33,6 +35,7 @@ describe('the options', () => {
       timeout: number
       maxQueue: number
       low: Array<number | `${number}%`>
+      schema: string
       prepare: boolean
     }>()
   })
@@ -60,6 +63,9 @@ describe('the options', () => {
 
   test('management needs authorize', () => {
     expect(options).type.toBeCallableWith({ management: { authorize: signIn } })
+    expect(options).type.toBeCallableWith({ management: { authorize: [signIn, withDone, () => true] } })
+    expect(options).type.toBeCallableWith({ management: { authorize: preHandler } })
+    expect(options).type.not.toBeCallableWith({ management: { authorize: 'yes' } })
     expect(options).type.not.toBeCallableWith({ management: {} })
   })
 

@@ -9,6 +9,8 @@ import type { Usage } from '../../ledger/prices/types.js'
 import type { FastifyAiCreditsOptions, Identity } from '../../options.js'
 import type { RequestCredits } from './request-credits.js'
 
+const DEFAULT_MAX_DURATION = 60 * 60_000
+
 /** A request of a charged route, once its credits are held. */
 export type ChargedRequest = FastifyRequest & { credits: RequestCredits }
 
@@ -17,7 +19,7 @@ export interface RouteCredits {
   /** What the credits are spent on: 1 to 255 characters. */
   operation: string
   /**
-   * What a request costs, in credits from 0 to 2^53 - 1; 0: it is free, and nothing is held. Or a function that answers
+   * What a request costs, in credits from 0 to 2^53 - 1; 0: it is free, and nothing is held. Or a function that returns
    * it: called after the handler where there is a `hold`, else before it. Default: what `request.credits.use` added up
    * to, for which a `hold` is needed.
    */
@@ -28,27 +30,34 @@ export interface RouteCredits {
    */
   usage?: (request: ChargedRequest, reply: FastifyReply) => Usage | Promise<Usage>
   /**
-   * Credits to set aside before the handler runs, or a function of the request that answers them; 0: the request is
+   * Credits to set aside before the handler runs, or a function of the request that returns them; 0: the request is
    * free. The cost may turn out to be more, and then draws on what is available. Default: `cost`.
    */
   hold?: number | ((request: FastifyRequest) => number | Promise<number>)
   /** The least that is paid where the cost is what was used, in credits. Default: 0. */
   minimum?: number
-  /** Facts about the usage, for the history, or a function of the request that answers them. Default: `{}`. */
+  /** Facts about the usage, for the history, or a function of the request that returns them. Default: `{}`. */
   metadata?: Metadata | ((request: FastifyRequest) => Metadata | Promise<Metadata>)
   /**
    * Milliseconds after which the hold lapses, from 1 second to 24 hours, as when the process has died. It is extended
-   * for as long as the response takes. Default: 15 minutes.
+   * while the client is there or the handler's promise is pending. Default: 15 minutes.
    */
   ttl?: number
   /**
-   * Who pays: answers a user id; `undefined`, `null` or `''` for nobody (401). Default: who `identify` answers, or the
+   * The longest that a request is waited for, in milliseconds from its hold: from 1 second to 24 hours. Then it pays what
+   * it used so far, and the rest of its reply is free: set it above the longest that a reply takes. Default: 1 hour, or
+   * `ttl` where that is longer.
+   */
+  maxDuration?: number
+  /**
+   * Who pays: returns a user id; `undefined`, `null` or `''` for nobody (401). Default: who `identify` returns, or the
    * default user where there is no `identify`.
    */
   user?: (request: FastifyRequest) => Identity | Promise<Identity>
   /**
    * `'after'`: the cost is captured when the response has ended. `'before'`: before it begins, so that an unpaid one is
-   * never sent; a stream then pays its fixed cost, or else what is held. Default: `'after'`.
+   * never sent; a stream then pays its fixed cost, or else what is held. It is given back where the reply turns into an
+   * error after all. Default: `'after'`.
    */
   capture?: 'after' | 'before'
   /**
@@ -59,10 +68,12 @@ export interface RouteCredits {
 }
 
 /** A route's `config.credits`, checked and complete. */
-export interface Plan extends Required<Pick<RouteCredits, 'operation' | 'minimum' | 'ttl' | 'user' | 'capture' | 'onUnavailable'>>,
+export interface ChargeRules extends Required<Pick<RouteCredits, 'operation' | 'minimum' | 'ttl' | 'maxDuration' | 'user' | 'capture' | 'onUnavailable'>>,
   Pick<RouteCredits, 'cost' | 'usage' | 'hold' | 'metadata'> {
   /** The route, for errors: its methods and its URL. */
   route: string
+  /** Whether OPTIONS requests are charged: only where the route is declared for nothing else. */
+  chargesOptions: boolean
 }
 
 const orFunction = <T>(name: string, problemOf: (value: unknown) => unknown, expected: string) => field<T>(name, {},
@@ -81,21 +92,23 @@ const problemOf = compile(Type.Object({
   minimum: Type.Optional(CreditsOrNone),
   metadata: Type.Optional(Facts),
   ttl: Type.Optional(Ttl),
+  maxDuration: Type.Optional(Ttl),
   user: Type.Optional(Callable),
   capture: Type.Optional(oneOf('after', 'before')),
   onUnavailable: Type.Optional(oneOf('refuse', 'allow'))
 }, { additionalProperties: false }))
 
-/** What of the plugin's options a plan depends on. */
-export interface PlanOptions extends Pick<FastifyAiCreditsOptions, 'identify' | 'defaultUser'> {
+/** What of the plugin's options the rules depend on. */
+export interface RuleOptions extends Pick<FastifyAiCreditsOptions, 'identify' | 'defaultUser'> {
   prices: PriceBook
 }
 
-/** The plan that a route's config makes. Throws InvalidOptionError, which names the route and the field. */
-export function planOf (
-  { method, url, config }: RouteOptions, { identify, defaultUser, prices }: PlanOptions
-): Plan {
-  const route = `${[method].flat().join()} ${url}`
+/** The rules that a route's config makes. Throws InvalidOptionError, which names the route and the field. */
+export function rulesOf (
+  { method, url, config }: RouteOptions, { identify, defaultUser, prices }: RuleOptions
+): ChargeRules {
+  const methods = [method].flat()
+  const route = `${methods.join()} ${url}`
   const refuse = (name: string, problem: string): never => {
     throw new InvalidOptionError(`config.credits${name && `.${name}`} of ${route}`, problem)
   }
@@ -116,7 +129,9 @@ export function planOf (
     ttl: DEFAULT_TTL,
     capture: 'after',
     onUnavailable: 'refuse',
+    maxDuration: Math.max(DEFAULT_MAX_DURATION, credits.ttl ?? 0),
     ...credits,
+    chargesOptions: methods.every(name => name === 'OPTIONS'),
     user: user ?? refuse('user', 'is required where there is neither identify nor a default user'),
     route
   }

@@ -9,7 +9,7 @@ const FIRST_PAUSE = 100 // milliseconds before the second attempt, doubled with 
 const LONGEST_PAUSE = 5000
 
 /** What an open hold works with. */
-export interface Keeper {
+export interface HoldSettings {
   ledger: Credits
   log: FastifyBaseLogger
   ttl: number
@@ -30,10 +30,22 @@ export class OpenHold {
   // By the process's own clock: the database's may be another.
   private lapsesAt: number
   private timer: NodeJS.Timeout | undefined
+  private attempted: Spending | undefined
+  private capture: Capture | undefined
 
-  constructor (readonly hold: Hold, private readonly keeper: Keeper) {
-    this.lapsesAt = performance.now() + keeper.ttl
-    this.extendIn(keeper.ttl / 2)
+  constructor (readonly hold: Hold, private readonly settings: HoldSettings) {
+    this.lapsesAt = performance.now() + settings.ttl
+    this.extendIn(settings.ttl / 2)
+  }
+
+  /** What a line of the log calls it. */
+  get names () {
+    return { holdId: this.hold.id, userId: this.hold.userId, operation: this.hold.operation }
+  }
+
+  /** The credits that `captureOnce` took; undefined: none. */
+  get captured (): number | undefined {
+    return this.capture && this.attempted!.credits
   }
 
   /** Lets the hold live no longer than it is to live now. */
@@ -42,43 +54,56 @@ export class OpenHold {
     this.timer = undefined
   }
 
+  /** The same, and calls back when it is about to lapse. */
+  letLapse (callback: () => void): void {
+    this.stopExtending()
+    this.timer = setTimeout(callback, this.lapsesAt - performance.now()).unref()
+  }
+
   /** Turns credits into spending, now or not at all. */
   async captureOnce (spending: Spending): Promise<void> {
-    await this.capture(spending, 'reject')
+    this.attempted = spending
+    this.capture = await this.spend(spending, 'reject')
+    this.stopExtending()
   }
 
-  /** Turns credits into spending; is repeated while the hold lives. */
-  async captureInTheEnd (spending: Spending): Promise<void> {
+  /** Makes what is spent be this, whatever was captured before; is repeated while the hold lives. */
+  async settle (spending: Spending): Promise<void> {
     const { credits } = spending
     await this.persist({ credits }, async () => {
-      const { uncollected } = await this.capture(spending, 'partial')
-      if (uncollected > 0) this.keeper.log.warn({ ...this.names, credits, uncollected }, 'A request cost more than the account had')
+      if (this.capture !== undefined) await this.giveBack(this.capture, credits)
+      else if (credits > 0) await this.captureInTheEnd(spending)
+      else await this.release()
     })
   }
 
-  /** Gives the hold back; is repeated while it lives. `attempted`: a capture that gave no answer. */
-  async release (attempted: Spending | undefined): Promise<void> {
-    await this.persist({ credits: 0 }, async () => {
-      try {
-        await this.keeper.ledger.release(this.hold.id, { userId: this.hold.userId })
-      } catch (error) {
-        if (!(error instanceof HoldClosedError) || attempted === undefined) throw error
-        await this.giveBack(attempted)
-      }
-    })
+  private async captureInTheEnd (spending: Spending) {
+    const { credits } = spending
+    const { uncollected } = await this.spend(spending, 'partial')
+    if (uncollected > 0) this.settings.log.warn({ ...this.names, credits, uncollected }, 'A request cost more than the account had')
   }
 
-  // The capture was made although nobody was told: repeated, it says which usage record is to be given back.
-  private async giveBack (spending: Spending) {
-    const { userId } = this.hold
-    const { id } = await this.capture(spending, 'reject')
-    await this.keeper.ledger.refund({ userId, usageId: id, reason: 'not delivered', idempotencyKey: `hold ${this.hold.id}` })
+  private async release () {
+    try {
+      await this.settings.ledger.release(this.hold.id, { userId: this.hold.userId })
+    } catch (error) {
+      if (!(error instanceof HoldClosedError) || this.attempted === undefined) throw error
+      // The capture was made although nobody was told: repeated, it says which usage record is to be given back.
+      await this.giveBack(await this.spend(this.attempted, 'reject'), 0)
+    }
   }
 
-  private async capture ({ credits, usage, metadata }: Spending, shortfall: 'partial' | 'reject'): Promise<Capture> {
+  private async giveBack ({ id }: Capture, due: number) {
+    const credits = this.attempted!.credits - due
+    if (credits <= 0) return
+    const { id: holdId, userId } = this.hold
+    await this.settings.ledger.refund({ userId, usageId: id, credits, reason: 'not delivered', idempotencyKey: `hold ${holdId}` })
+  }
+
+  private async spend ({ credits, usage, metadata }: Spending, shortfall: 'partial' | 'reject'): Promise<Capture> {
     const { id, userId, operation } = this.hold
     const about = { userId, shortfall, ...metadata && { metadata } }
-    return await this.keeper.ledger.capture(id, usage === undefined ? { ...about, credits } : { ...about, operation, usage })
+    return await this.settings.ledger.capture(id, usage === undefined ? { ...about, credits } : { ...about, operation, usage })
   }
 
   private async persist (about: object, call: () => Promise<void>) {
@@ -86,18 +111,18 @@ export class OpenHold {
     while (!await this.attempt(about, call, pause)) pause = Math.min(pause * 2, LONGEST_PAUSE)
   }
 
-  // Answers whether that was the last attempt.
+  // Returns whether that was the last attempt.
   private async attempt (about: object, call: () => Promise<void>, pause: number): Promise<boolean> {
     try {
       await call()
     } catch (err) {
-      if (this.keeper.gaveUp()) return true // it is in the log
+      if (this.settings.gaveUp()) return true // it is in the log
       const wait = pause * (0.5 + Math.random())
       if (err instanceof UnavailableError && performance.now() + wait < this.lapsesAt) {
         await sleep(wait, undefined, { ref: false })
         return false
       }
-      this.keeper.log.error({ err, ...this.names, ...about }, 'A charged request could not be settled')
+      this.settings.log.error({ err, ...this.names, ...about }, 'A charged request could not be settled')
     }
     return true
   }
@@ -107,7 +132,7 @@ export class OpenHold {
   }
 
   private async extend () {
-    const { ledger, log, ttl } = this.keeper
+    const { ledger, log, ttl } = this.settings
     const timer = this.timer
     let next = ttl / 2
     try {
@@ -119,10 +144,5 @@ export class OpenHold {
       next = ttl / 8
     }
     if (this.timer === timer) this.extendIn(next)
-  }
-
-  /** What a line of the log calls it. */
-  get names () {
-    return { holdId: this.hold.id, userId: this.hold.userId, operation: this.hold.operation }
   }
 }

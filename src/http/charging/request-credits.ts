@@ -22,8 +22,8 @@ export interface RequestCredits {
   cancel (): void
 }
 
-/** What a hold is on. */
-export interface Held {
+/** What a request's credits are held for. */
+export interface HeldCredits {
   id: string | null
   credits: number
   userId: string
@@ -34,8 +34,8 @@ export interface Held {
 const creditsProblem = compile(CreditsOrNone)
 const metadataProblem = compile(MetadataField)
 
-/** What a handler has said so far. */
-export class Report implements RequestCredits {
+/** What a handler has said so far of what it used. */
+export class HandlerReport implements RequestCredits {
   /** Whether `use` was called at all. */
   reported = false
   cancelled = false
@@ -43,7 +43,7 @@ export class Report implements RequestCredits {
   facts: Metadata | undefined
   private sum = 0
 
-  constructor (private readonly hold: Held) {}
+  constructor (private readonly hold: HeldCredits) {}
 
   get holdId (): string | null {
     return this.hold.id

@@ -1,9 +1,9 @@
-import type { FastifyInstance, preHandlerAsyncHookHandler } from 'fastify'
-import { ForbiddenError } from '../../errors.js'
+import type { FastifyInstance } from 'fastify'
 import type { Credits } from '../../ledger/types.js'
 import type { FastifyAiCreditsOptions } from '../../options.js'
 import { actionRoute } from './action.js'
 import { grantAction } from './grants.js'
+import { guard } from './guard.js'
 import { captureAction, extendAction, holdAction, releaseAction } from './holds.js'
 import { refundAction } from './refunds.js'
 import { statementRoute } from './statement.js'
@@ -17,19 +17,11 @@ type Management = NonNullable<FastifyAiCreditsOptions['management']>
 export function registerManagement (
   fastify: FastifyInstance, ledger: Credits, { authorize }: Management, mustName: boolean
 ): void {
-  const preHandler = guard(authorize)
+  const preHandler = guard(authorize) // the route's own, so that all hooks of the host have run
   const actions = [
     grantAction(ledger, mustName), holdAction(ledger, mustName), captureAction(ledger), releaseAction(ledger),
     extendAction(ledger), refundAction(ledger)
   ]
   for (const action of actions) actionRoute(fastify, action, preHandler)
   statementRoute(fastify, ledger, mustName, preHandler)
-}
-
-// A route's own preHandler, so that all hooks of the host have run.
-function guard (authorize: Management['authorize']): preHandlerAsyncHookHandler {
-  return async (request, reply) => {
-    if (await authorize(request, reply) === false) throw new ForbiddenError()
-    if (reply.sent) return reply
-  }
 }

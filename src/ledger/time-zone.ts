@@ -1,0 +1,49 @@
+import { InvalidOptionError, TimeZoneMismatchError } from '../errors.js'
+import type { Queryable } from './database.js'
+import { inSchema } from './schema.js'
+
+const KEPT = 'select value as kept from :"schema".ai_credit_settings where name operator(pg_catalog.=) \'time_zone\''
+
+const NAMES = 'select name from pg_catalog.pg_timezone_names order by name'
+
+const KEEP = 'select :"schema".ai_credit_use_time_zone($1::varchar) as kept'
+
+// Zones that say the same time four times a day, over all years that matter, are one zone.
+const ARE_EQUAL = `
+  select not exists (
+    select from pg_catalog.generate_series('1970-01-01Z'::timestamptz, '2038-01-01Z'::timestamptz, '6 hours'::interval) as instant
+    where pg_catalog.timezone($1::pg_catalog.text, instant) operator(pg_catalog.<>) pg_catalog.timezone($2::pg_catalog.text, instant)
+  ) as equal`
+
+/**
+ * Has the database keep its days in the time zone, and returns the name that the database calls it by: many zones have
+ * several, and PostgreSQL may know only one of them. Throws TimeZoneMismatchError where its days are kept in another.
+ */
+export async function settleTimeZone (db: Queryable, schema: string, timeZone: string): Promise<string> {
+  const { rows: [setting] } = await db.query(inSchema(KEPT, schema))
+  if (setting?.kept === timeZone) return timeZone
+  const { rows } = await db.query(NAMES)
+  const name = nameAmong(rows.map(({ name }) => name), timeZone)
+  if (name === undefined) throw new InvalidOptionError('timeZone', `is ${timeZone}, which PostgreSQL does not know`)
+  const { rows: [{ kept }] } = await db.query(inSchema(KEEP, schema), [name])
+  if (kept === name) return kept // comparing takes a third of a second
+  const { rows: [{ equal }] } = await db.query(ARE_EQUAL, [kept, name])
+  if (!equal) throw new TimeZoneMismatchError(timeZone, kept)
+  return kept
+}
+
+// The same name in whatever case, otherwise another name of the same zone.
+function nameAmong (names: string[], timeZone: string) {
+  const lower = timeZone.toLowerCase()
+  const zone = zoneOf(timeZone)
+  return names.find(name => name.toLowerCase() === lower) ?? names.find(name => zoneOf(name) === zone)
+}
+
+// All names of a zone lead to one. PostgreSQL has names that JavaScript does not know.
+function zoneOf (name: string) {
+  try {
+    return new Intl.DateTimeFormat('en', { timeZone: name }).resolvedOptions().timeZone
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,108 @@
+-- Writing what a call came to: usage records with their daily usage, and the events that have no row elsewhere.
+
+-- Takes the account's next seq for an event at p_at.
+create or replace function :"schema".ai_credit_note(
+  inout account :"schema".ai_credits, p_kind varchar, p_at timestamptz, p_amount bigint, p_reference_id bigint, p_details jsonb
+)
+language plpgsql as $$
+begin
+  account.seq := account.seq + 1;
+  insert into :"schema".ai_credit_events
+    (user_id, seq, kind, created_at, amount, reference_id, details, total_after, used_after, held_after)
+  values (account.user_id, account.seq, p_kind, p_at, p_amount, p_reference_id, p_details,
+    account.total_credits, account.used_credits, account.held_credits);
+end
+$$;
+
+-- Writes a change of a locked account: the account as given, one usage record (its seq, time and balance are the
+-- account's), and the record's share of daily usage. Returns the record's id.
+create or replace function :"schema".ai_credit_post(
+  p_account :"schema".ai_credits, p_record :"schema".ai_credit_usage, p_time_zone varchar
+) returns bigint
+language plpgsql as $$
+declare
+  record_id bigint := coalesce(p_record.id, nextval(':"schema".ai_credit_usage_id_seq'));
+begin
+  -- What spending changes, and no more: this is every deduct's path.
+  update :"schema".ai_credits
+  set total_credits = p_account.total_credits, used_credits = p_account.used_credits,
+      held_credits = p_account.held_credits, spent_before = p_account.spent_before, allocated = p_account.allocated,
+      seq = p_account.seq, updated_at = p_account.updated_at
+  where user_id = p_account.user_id;
+
+  insert into :"schema".ai_credit_usage (id, user_id, seq, kind, credits_used, operation, metadata, created_at,
+    total_after, used_after, held_after, idempotency_key, request_hash,
+    hold_id, amount, uncollected, refunded_id, reason, price_version, quantities)
+  values (record_id, p_account.user_id, p_account.seq, p_record.kind, p_record.credits_used, p_record.operation,
+    p_record.metadata, p_account.updated_at, p_account.total_credits, p_account.used_credits,
+    p_account.held_credits, p_record.idempotency_key, p_record.request_hash,
+    p_record.hold_id, p_record.amount, p_record.uncollected, p_record.refunded_id, p_record.reason,
+    p_record.price_version, p_record.quantities);
+
+  insert into :"schema".ai_credit_daily_usage as daily (user_id, day, operation, metadata_hash, metadata, used_credits)
+  values (p_account.user_id, (p_account.updated_at at time zone p_time_zone)::date, p_record.operation,
+    :"schema".ai_credit_hash(p_record.metadata), p_record.metadata, p_record.credits_used)
+  on conflict (user_id, day, operation, metadata_hash)
+  do update set used_credits = daily.used_credits + excluded.used_credits;
+
+  return record_id;
+end
+$$;
+
+-- Writes what several calls have come to: accounts, usage records with their daily usage, new holds, and holds that
+-- changed.
+create or replace function :"schema".ai_credit_post_all(
+  p_accounts :"schema".ai_credits[], p_records :"schema".ai_credit_usage[], p_holds :"schema".ai_credit_holds[],
+  p_changed :"schema".ai_credit_holds[], p_time_zone varchar
+) returns void
+language plpgsql as $$
+declare
+  written integer;
+begin
+  update :"schema".ai_credits account
+  set total_credits = posted.total_credits, used_credits = posted.used_credits, held_credits = posted.held_credits,
+      allocated = posted.allocated, seq = posted.seq, due_at = posted.due_at, updated_at = posted.updated_at
+  from unnest(p_accounts) posted
+  where account.user_id = posted.user_id and account.seq < posted.seq;
+
+  if cardinality(p_records) > 0 then
+    insert into :"schema".ai_credit_usage (id, user_id, seq, kind, credits_used, operation, metadata, created_at,
+      total_after, used_after, held_after, idempotency_key, request_hash, hold_id, amount, uncollected,
+      price_version, quantities)
+    select id, user_id, seq, kind, credits_used, operation, metadata, created_at,
+      total_after, used_after, held_after, idempotency_key, request_hash, hold_id, amount, uncollected,
+      price_version, quantities
+    from unnest(p_records);
+
+    insert into :"schema".ai_credit_daily_usage as daily (user_id, day, operation, metadata_hash, metadata, used_credits)
+    select user_id, (created_at at time zone p_time_zone)::date, operation, :"schema".ai_credit_hash(metadata), metadata, spent
+    from (
+      select user_id, created_at, operation, metadata, sum(credits_used) as spent
+      from unnest(p_records)
+      group by user_id, created_at, operation, metadata
+    ) summed
+    on conflict (user_id, day, operation, metadata_hash)
+    do update set used_credits = daily.used_credits + excluded.used_credits;
+  end if;
+
+  if cardinality(p_holds) > 0 then
+    insert into :"schema".ai_credit_holds (id, user_id, seq, credits, credits_left, operation, metadata, ttl, created_at,
+      expires_at, total_after, used_after, held_after, idempotency_key, request_hash)
+    select id, user_id, seq, credits, credits, operation, metadata, ttl, created_at,
+      expires_at, total_after, used_after, held_after, idempotency_key, request_hash
+    from unnest(p_holds);
+  end if;
+
+  if cardinality(p_changed) > 0 then
+    update :"schema".ai_credit_holds hold
+    set state = changed.state, credits_left = changed.credits_left, pinned = changed.pinned,
+        closing_seq = changed.closing_seq, closing_hash = changed.closing_hash
+    from unnest(p_changed) changed
+    where hold.user_id = changed.user_id and hold.seq = changed.seq;
+    get diagnostics written = row_count;
+    if written <> cardinality(p_changed) then -- otherwise a hold would be spent twice
+      raise cardinality_violation using message = 'calls of one statement are about the same hold';
+    end if;
+  end if;
+end
+$$;
