@@ -108,6 +108,10 @@ export class InvalidAuthorizationError extends createError(
 export class InvalidChargeError extends createError(
   'FST_CREDITS_INVALID_CHARGE', 'config.credits.%s of %s answered something else: it %s', 500) {}
 
+/** 500, the host's bug: the promise of `identify`, or of a function of `config.credits`, was rejected with nothing. */
+export class NothingRejectedError extends createError(
+  'FST_CREDITS_NOTHING_REJECTED', 'A function of config.credits, or identify, was rejected with nothing: reject with an Error', 500) {}
+
 /**
  * 500, the host's bug: the route has `config.credits` and was declared before the plugin had loaded, so that it cannot
  * be charged. Declare it after `await app.register(…)`, or in a plugin registered after it.
@@ -128,11 +132,12 @@ export class MigrationRequiredError extends createError('FST_CREDITS_MIGRATION_R
   }
 }
 
-/** At start: a newer version of this library has migrated the database, and its functions no longer serve this one. */
+/**
+ * At start: a newer version of this library has migrated the database, and its functions no longer serve this one. The
+ * message names the numbers.
+ */
 export class SchemaTooNewError extends createError(
-  'FST_CREDITS_SCHEMA_TOO_NEW',
-  'The credits functions are at number %s and serve callers from number %s on; this version of fastify-ai-credits is %s: upgrade it',
-  500) {}
+  'FST_CREDITS_SCHEMA_TOO_NEW', '%s: upgrade fastify-ai-credits', 500) {}
 
 /** At start: the tables were made by a version that was never released, and cannot be upgraded. */
 export class SchemaTooOldError extends createError(

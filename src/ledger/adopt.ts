@@ -1,6 +1,7 @@
 import { AdoptionError, AdoptionTooLongError } from '../errors.js'
 import { adoption as steps } from '../sql/index.js'
 import type { Connection, Queryable } from './database.js'
+import { runReadCommitted } from './read-committed.js'
 import { inSchema } from './schema.js'
 import type { AdoptionProgress } from './types.js'
 
@@ -117,15 +118,16 @@ async function refuseTooMany (adoption: Adoption, records: string) {
 }
 
 async function inParts (adoption: Adoption, name: AdoptionProgress['step'], records: string, part: string) {
+  const { connection, schema } = adoption
   const total = await count(adoption, records)
-  for (let done = 0; done < total;) {
-    const { connection, schema } = adoption
-    await connection.query({ text: 'begin isolation level read committed' })
-    const { rows: [row] } = await run(adoption, inSchema(`select :"schema".${part}(${PART}::integer) as records`, schema))
-    await connection.query({ text: 'commit' })
-    if (row.records === '0') return // another process was faster
-    done += Number(row.records)
-    tell(adoption, name, done, total)
+  let done = 0
+  for (let left = total; left > 0;) {
+    const { rows: [row] } = await runReadCommitted(connection, () => connection.query({
+      text: inSchema(`select :"schema".${part}(${PART}::integer)::integer as records`, schema)
+    }))
+    left = row.records // 0 also where other processes have done the rest
+    done += left
+    if (left > 0) tell(adoption, name, done, total)
   }
 }
 
@@ -139,7 +141,9 @@ async function count (adoption: Adoption, records: string): Promise<number> {
 }
 
 async function readState (adoption: Adoption): Promise<State> {
-  return (await run(adoption, steps.state)).rows[0]
+  const { rows: [state] } = await run(adoption, steps.state)
+  const is = (name: keyof State) => state[name] === 'true'
+  return { originals: is('originals'), recorded: is('recorded'), begun: is('begun'), ordered: is('ordered') }
 }
 
 async function run ({ connection, schema }: Adoption, sql: string) {

@@ -3,6 +3,7 @@ import { Connections } from './connections.js'
 import { within } from './deadline.js'
 import { asCreditsError, isCancelled, isLockTimeout, isUseless, mayRepeat, reasonOf } from './failure.js'
 import { Prepared } from './prepared.js'
+import { runReadCommitted } from './read-committed.js'
 import { inSchema } from './schema.js'
 import { checkEncoding, start, type DatabaseFacts } from './start.js'
 import { now, setTimeout } from './timers.js'
@@ -106,10 +107,12 @@ export class Database {
    */
   async send (statement: Statement, deadline: number, patience: number | null): Promise<any> {
     for (let pause = BACKOFF; ; pause *= 2) {
+      const began = now()
       try {
         return await this.sendOnce(statement, deadline, patience)
       } catch (error) {
-        if (isLockTimeout(error) || (patience !== null && isCancelled(error))) return { verdict: 'busy' }
+        const hasWaited = patience !== null && now() - began > BACKOFF
+        if (isLockTimeout(error) || (hasWaited && isCancelled(error))) return { verdict: 'busy' }
         const wait = pause * (0.5 + Math.random())
         if (!mayRepeat(error, statement.repeatable) || now() + wait >= deadline) throw asCreditsError(error)
         await new Promise(resolve => setTimeout(resolve, wait))
@@ -217,17 +220,4 @@ function asQueryable (connection: Connection): Queryable {
 
 function lockTimeout (deadline: number) {
   return Math.max(1, Math.floor((deadline - now()) * SHARE_OF_TIME_FOR_LOCKS))
-}
-
-async function runReadCommitted<T> (connection: Connection, work: () => Promise<T>): Promise<T> {
-  await connection.query({ text: 'begin isolation level read committed' })
-  try {
-    const result = await work()
-    const { command } = await connection.query({ text: 'commit' })
-    if (command !== 'COMMIT') throw new Error(`COMMIT was answered with ${command}`)
-    return result
-  } catch (error) {
-    await connection.query({ text: 'rollback' })
-    throw error
-  }
 }

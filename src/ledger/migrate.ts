@@ -2,6 +2,7 @@ import { FunctionsDifferError, MigrationRequiredError, SchemaTooNewError, Schema
 import { functions, tables } from '../sql/index.js'
 import { beginAdoption, endAdoption, sumDays, type Adoption } from './adopt.js'
 import type { Connection, Queryable } from './database.js'
+import { runReadCommitted } from './read-committed.js'
 import { findSchema, inSchema } from './schema.js'
 import { settleTimeZone } from './time-zone.js'
 
@@ -49,26 +50,32 @@ export async function migrate (connection: Connection, { schema: named, ...optio
     if (id === oldest) await endAdoption(adoption)
   }
   if (version.functions < functions.number) await applyFunctions(connection, db, schema)
-  await settleTimeZone(db, schema, options.timeZone)
+  await runReadCommitted(connection, () => settleTimeZone(db, schema, options.timeZone))
   await sumDays(adoption)
 }
 
 function refuse (version: Version, schema: string) {
   const { number, content } = functions
   if (version.tables > 0 && version.tables < oldest) throw new SchemaTooOldError(version.tables, oldest)
-  if (version.functions > number ? version.oldestCaller > number : version.tables > newest) {
-    throw new SchemaTooNewError(version.functions, version.oldestCaller, number)
+  if (version.functions > number) {
+    if (version.oldestCaller <= number) return
+    throw new SchemaTooNewError(
+      `The credits functions serve callers from number ${version.oldestCaller} on, and this version is ${number}`)
+  }
+  if (version.tables > newest) {
+    throw new SchemaTooNewError(`The credits tables are at number ${version.tables}, and this version knows them up to ${newest}`)
   }
   if (version.functions === number && version.content !== content) throw new FunctionsDifferError(number, schema, number)
 }
 
 async function readVersion (db: Queryable, schema: string): Promise<Version> {
   const none = { tables: 0, functions: 0, oldestCaller: 0, content: null }
-  const { rows: [{ present }] } = await db.query(
-    inSchema("select pg_catalog.to_regclass(pg_catalog.format('%I.ai_credit_migrations'::pg_catalog.text, :'schema'::pg_catalog.text)) is not null as present", schema))
-  if (!present) return none
-  const { rows: [{ id }] } = await db.query(inSchema('select pg_catalog.max(id) as id from :"schema".ai_credit_migrations', schema))
-  if (id < newest) return { ...none, tables: id ?? 0 } // the functions are replaced with the tables
+  const { rows: [{ table }] } = await db.query(inSchema(
+    "select pg_catalog.to_regclass(pg_catalog.format('%I.ai_credit_migrations'::pg_catalog.text, :'schema'::pg_catalog.text))::pg_catalog.text " +
+    'as table', schema))
+  if (table === null) return none
+  const { rows: [{ id }] } = await db.query(inSchema('select coalesce(pg_catalog.max(id), 0) as id from :"schema".ai_credit_migrations', schema))
+  if (id < newest) return { ...none, tables: id } // the functions are replaced with the tables
   const { rows: [set] } = await db.query(inSchema(
     'select number, oldest_caller, content from :"schema".ai_credit_functions order by number desc limit 1', schema))
   if (set === undefined) return { ...none, tables: id }
@@ -77,10 +84,10 @@ async function readVersion (db: Queryable, schema: string): Promise<Version> {
 
 // Not `if not exists`, for which PostgreSQL asks for the right to create schemas even where it is there.
 async function createSchema (connection: Connection, schema: string) {
-  const { rows: [{ present }] } = await connection.query({
-    text: 'select pg_catalog.to_regnamespace(pg_catalog.quote_ident($1::pg_catalog.text)) is not null as present', values: [schema]
+  const { rows: [{ found }] } = await connection.query({
+    text: 'select pg_catalog.to_regnamespace(pg_catalog.quote_ident($1::pg_catalog.text))::pg_catalog.text as found', values: [schema]
   })
-  if (!present) await connection.query({ text: inSchema('create schema if not exists :"schema"', schema) })
+  if (found === null) await connection.query({ text: inSchema('create schema if not exists :"schema"', schema) })
 }
 
 async function applyTables (connection: Connection, sql: string) {

@@ -5,7 +5,7 @@ import type { Queryable } from './database.js'
 // ours resolved to theirs.
 const CREDITS_TABLES = `
   select n.nspname::pg_catalog.text as schema, c.relname::pg_catalog.text as name,
-    pg_catalog.pg_table_is_visible(c.oid) as visible
+    pg_catalog.pg_table_is_visible(c.oid)::pg_catalog.text as visible
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
   where c.relname operator(pg_catalog.=) 'ai_credits'::pg_catalog.name
     or c.relname operator(pg_catalog.=) 'ai_credit_usage'::pg_catalog.name`
@@ -15,7 +15,8 @@ const FIRST_SCHEMA = 'select pg_catalog.current_schema()::pg_catalog.text as sch
 interface Table {
   schema: string
   name: string
-  visible: boolean
+  /** Not a boolean: a host's pool may parse those in a way of its own. */
+  visible: 'true' | 'false'
 }
 
 /**
@@ -27,7 +28,7 @@ export async function findSchema (db: Queryable, named: string | undefined): Pro
   if (named !== undefined) return named
   const { rows } = await db.query(CREDITS_TABLES)
   const tables = (rows as Table[]).filter(({ schema }) => !schema.startsWith('pg_'))
-  const visible = tables.filter(({ visible }) => visible)
+  const visible = tables.filter(({ visible }) => visible === 'true')
   // Of a table that the path does not reach, those that there are elsewhere.
   const found = schemasOf([...visible, ...tables.filter(({ name }) => !visible.some(table => table.name === name))])
   if (visible.length === 0 && found.length > 0) {

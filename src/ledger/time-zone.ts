@@ -9,11 +9,11 @@ const NAMES = 'select name from pg_catalog.pg_timezone_names order by name'
 const KEEP = 'select :"schema".ai_credit_use_time_zone($1::varchar) as kept'
 
 // Zones that say the same time four times a day, over all years that matter, are one zone.
-const ARE_EQUAL = `
-  select not exists (
-    select from pg_catalog.generate_series('1970-01-01Z'::timestamptz, '2038-01-01Z'::timestamptz, '6 hours'::interval) as instant
-    where pg_catalog.timezone($1::pg_catalog.text, instant) operator(pg_catalog.<>) pg_catalog.timezone($2::pg_catalog.text, instant)
-  ) as equal`
+const DIFFERENCE = `
+  select instant from pg_catalog.generate_series('1970-01-01Z'::pg_catalog.timestamptz, '2038-01-01Z'::pg_catalog.timestamptz,
+    '6 hours'::pg_catalog.interval) as instant
+  where pg_catalog.timezone($1::pg_catalog.text, instant) operator(pg_catalog.<>) pg_catalog.timezone($2::pg_catalog.text, instant)
+  limit 1`
 
 /**
  * Has the database keep its days in the time zone, and returns the name that the database calls it by: many zones have
@@ -27,8 +27,8 @@ export async function settleTimeZone (db: Queryable, schema: string, timeZone: s
   if (name === undefined) throw new InvalidOptionError('timeZone', `is ${timeZone}, which PostgreSQL does not know`)
   const { rows: [{ kept }] } = await db.query(inSchema(KEEP, schema), [name])
   if (kept === name) return kept // comparing takes a third of a second
-  const { rows: [{ equal }] } = await db.query(ARE_EQUAL, [kept, name])
-  if (!equal) throw new TimeZoneMismatchError(timeZone, kept)
+  const { rows: differences } = await db.query(DIFFERENCE, [kept, name])
+  if (differences.length > 0) throw new TimeZoneMismatchError(timeZone, kept)
   return kept
 }
 
