@@ -153,10 +153,12 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     const [entry] = this.take(lane, 1, true)
     const obstacle = entry && await this.runEntry(entry, patient)
     done()
-    if (obstacle === undefined) {
+    if (entry === undefined) {
+      this.free(lane)
+    } else if (obstacle === undefined) {
       this.answered(lane)
     } else {
-      this.putBack(lane, [entry!])
+      this.putBack(lane, [entry])
       lane.stalled ||= patient
       this.keep(lane, obstacle)
     }
@@ -185,7 +187,8 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     let place = 0
     for (const [index, lane] of lanes.entries()) {
       const share = shares[index]!
-      if (someUnanswered) this.sort(lane, share, answers.slice(place, place += share.length))
+      if (share.length === 0) this.free(lane)
+      else if (someUnanswered) this.sort(lane, share, answers.slice(place, place += share.length))
       else this.answered(lane)
     }
     this.dispatch()

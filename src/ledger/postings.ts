@@ -104,7 +104,7 @@ export function openPostings (database: Database, { allowance, options, onSend }
     const row = await database.send(posting.statement, deadline, null)
     const obstacle = OBSTACLES[row.verdict]
     if (obstacle === undefined) return row
-    const userId = row.user_id ?? posting.userId ?? NO_ACCOUNT
+    const userId = row.user_id ?? posting.userId // of an account that it knows already, a row need not say so
     return await within(deadline, queue.add({ userId, statement: posting.statement, apart: true, deadline }, obstacle))
   }
 
