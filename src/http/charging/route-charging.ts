@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction, RouteOptions } from 'fastify'
-import { InsufficientCreditsError, RouteTooEarlyError, UnavailableError } from '../../errors.js'
+import { InsufficientCreditsError, NothingRejectedError, RouteTooEarlyError, UnavailableError } from '../../errors.js'
 import type { Hold, HoldInput } from '../../ledger/types.js'
 import { accountBehind } from '../identity.js'
 import { costBefore, holdOf, metadataOf } from './amounts.js'
@@ -39,7 +39,7 @@ export class RouteCharging {
     const hold = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction) => {
       if (isSocket(request) || isPreflight(request, rules)) return done()
       // As on a route that waits for nothing, the handler runs before promises go on: Fastify may send another reply otherwise.
-      this.hold(rules, request, reply).then(() => process.nextTick(done), error => process.nextTick(done, error))
+      this.hold(rules, request, reply).then(() => process.nextTick(done), error => process.nextTick(done, error || new NothingRejectedError()))
     }
     route.preHandler = [route.preHandler ?? [], hold].flat()
     route.onError = [this.onError, route.onError ?? []].flat()
