@@ -5,7 +5,7 @@ import pg from 'pg'
 import { createLedger } from '../src/index.js'
 import { inSchema } from '../src/ledger/schema.js'
 // @ts-expect-error: no types
-import { withoutPsql } from '../src/sql/generate.js'
+import { withoutPsql } from '../src/sql/sources.js'
 import { createDatabase, createPool, pglite } from './helper/database.js'
 
 t.test('a role with the rights of rights.sql uses the ledger, and writes nothing itself', { skip: pglite }, async t => {

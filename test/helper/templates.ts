@@ -1,7 +1,7 @@
 import pg from 'pg'
 import { inSchema } from '../../src/ledger/schema.js'
 // @ts-expect-error: no types
-import { withoutPsql } from '../../src/sql/generate.js'
+import { withoutPsql } from '../../src/sql/sources.js'
 import { functions, tables } from '../../src/sql/index.js'
 import { clockSchema, setFunctionsClock } from './clock-schema.js'
 
