@@ -324,6 +324,20 @@ t.test('captures that cannot be read are reported, and the rest is told of', asy
   t.match(logged, [{ err: { code: 'FST_CREDITS_UNAVAILABLE' }, event: 'deducted' }])
 })
 
+t.test('what time has done that cannot be read is reported, and the rest is told of', async t => {
+  const { connectionString, setClock } = await createClockedLedgerDatabase(t, start)
+  const logged: any[] = []
+  const stream = new Writable({ write (line, _encoding, done) { logged.push(JSON.parse(line)); done() } })
+  const app = await buildGateway(t, { routes: false }, { connectionString, server: { logger: { level: 'error', stream } } })
+  await app.credits.hold({ ...ann, credits: 3, ttl: 1000 })
+  await app.pg.query('alter function ai_credit_changes rename to ai_credit_changes_gone')
+  const heard = hear(app.credits)
+  await setClock('2030-01-01T00:10:00Z')
+  await app.credits.deduct({ ...ann, credits: 1 })
+  t.match(await heard(), [['deducted', { credits: 1 }]])
+  t.match(logged, [{ err: { code: 'FST_CREDITS_UNAVAILABLE' }, event: 'lapsed' }])
+})
+
 t.test('a capture that is pruned before listeners are told of it is reported, and the others are told of', { skip: pglite }, async t => {
   const { connectionString, setClock } = await createClockedLedgerDatabase(t, start)
   const logged: any[] = []

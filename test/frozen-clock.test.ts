@@ -1,11 +1,13 @@
+// needs a real server
+// (PGlite would be frozen with its clients.)
 import { mock } from 'node:test'
 import t from 'tap'
 import { createLedger } from '../src/index.js'
-import { createLedgerDatabase, createPool, pglite } from './helper/database.js'
+import { createLedgerDatabase, createPool } from './helper/database.js'
 
 t.test('a host that freezes the clock in its tests is answered', async t => {
   const pool = createPool(t, await createLedgerDatabase(t))
-  const ledger = createLedger(pool, { prepare: !pglite })
+  const ledger = createLedger(pool)
   await ledger.migrate()
   const told: string[] = []
   ledger.on('deducted', ({ operation }) => { told.push(operation) })

@@ -53,7 +53,7 @@ t.test('what was deleted while a call waited for the account is not found', asyn
   await ledger.refund({ usageId, credits: 10 })
   await at(february)
 
-  const unlock = await lock(pool, 'ann')
+  const unlock = await holdUpDeleting(pool)
   const pruning = ledger.prune({ before })
   await waiting(pool, 1)
   const client = await pool.connect()
@@ -62,7 +62,7 @@ t.test('what was deleted while a call waited for the account is not found', asyn
     () => ledger.capture(holds[0]!.id, { client }), // alone, as the host's own transactions are
     () => ledger.release(holds[1]!.id)
   ].map(call => t.rejects(call(), { code: 'FST_CREDITS_NOT_FOUND' }))
-  await waiting(pool, 4)
+  await waiting(pool, 3) // the two that are not the host's take turns
   await unlock()
   t.strictSame(await pruning, { accounts: 1, records: 3 })
   await Promise.all(calls)
@@ -120,6 +120,20 @@ async function lock (pool: pg.Pool, userId: string) {
   await client.query('select from ai_credits where user_id = $1 for update', [userId])
   return async () => {
     await client.query('commit')
+    client.release()
+  }
+}
+
+// Whoever deletes records waits, with their account locked, for the function that is returned.
+async function holdUpDeleting (pool: pg.Pool) {
+  await pool.query(`
+    create function hold_up () returns trigger language plpgsql set lock_timeout = 0
+      as 'begin perform pg_advisory_xact_lock(1); return old; end';
+    create trigger hold_up before delete on ai_credit_usage for each row execute function hold_up()`)
+  const client = await pool.connect()
+  await client.query('select pg_advisory_lock(1)')
+  return async () => {
+    await client.query('select pg_advisory_unlock(1)')
     client.release()
   }
 }

@@ -60,7 +60,7 @@ t.test('a statement timeout that a statement cannot keep: 503 in time, tried a f
   await admin.query(`
     create sequence attempts;
     create function dawdle() returns trigger language plpgsql as $$
-    begin perform nextval('attempts'); perform pg_sleep(600); return new; end $$;
+    begin perform nextval('public.attempts'); perform pg_sleep(600); return new; end $$;
     create trigger dawdle before insert on ai_credit_usage for each row when (new.user_id = 'ann') execute function dawdle()`)
   await alter(admin, "set statement_timeout to '500ms'")
   await terminateOthers(admin)
@@ -83,7 +83,7 @@ for (const sqlState of ['40001', '40P01', '57014']) {
     await app.pg.query(`
       create sequence attempts;
       create function fail() returns trigger language plpgsql as $$
-      begin perform nextval('attempts'); raise 'made to fail' using errcode = '${sqlState}'; end $$;
+      begin perform nextval('public.attempts'); raise 'made to fail' using errcode = '${sqlState}'; end $$;
       create trigger fail before insert on ai_credit_usage for each row execute function fail()`)
     await checkUnavailable(t, app)
     const { rows: [{ attempts }] } = await app.pg.query('select last_value::int as attempts from attempts')

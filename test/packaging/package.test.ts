@@ -1,5 +1,5 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
-import { join, relative, sep } from 'node:path'
+import { dirname, join, relative, sep } from 'node:path'
 import { publint } from 'publint'
 import t from 'tap'
 import { createDatabase } from '../helper/database.js'
@@ -18,8 +18,9 @@ t.test('the tarball holds what a user needs, and nothing else', async t => {
   const sql = files.filter(file => file.startsWith('src/'))
   t.strictSame(built, ['cjs', 'cjs.map', 'd.cts', 'd.ts', 'js', 'js.map'].map(end => `dist/index.${end}`))
   const included = (await Promise.all(sql.map(async file => [...(await readFile(join(consumer.installed, file), 'utf8'))
-    .matchAll(/^\s*\\ir (.*)$/gm)].map(([, path]) => `src/sql/${path}`)))).flat()
-  t.strictSame(sql, [...new Set([...included, 'src/sql/functions.sql', 'src/sql/rights.sql', 'src/sql/tables.sql'])].sort(), 'what psql is told to run, and includes')
+    .matchAll(/^\s*\\ir (.*)$/gm)].map(([, path]) => join(dirname(file), path!).split(sep).join('/'))))).flat()
+  const told = ['tables', 'functions', 'daily_usage', 'rights'].map(name => `src/sql/${name}.sql`)
+  t.strictSame(sql, [...new Set([...included, ...told])].sort(), 'what psql is told to run, and includes')
   t.strictSame(files.filter(file => !built.includes(file) && !sql.includes(file)),
     ['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json'])
 })
