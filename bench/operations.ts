@@ -1,7 +1,7 @@
-// What docs/operations.md says of sizes, of HOT updates, of pruning and of partitions.
+// What docs/operations.md says of sizes, of HOT updates, of pruning, of partitions, of locked accounts and of dormant ones.
 // npm run bench:operations [-- --records=100000]
 import { parseArgs } from 'node:util'
-import type pg from 'pg'
+import pg from 'pg'
 import { createLedger } from '../src/index.js'
 import { partitionScript } from '../test/helper/templates.js'
 import { HOT, openPool, startServer } from './databases.js'
@@ -96,7 +96,58 @@ async function partitions () {
   for (const { pool } of [plain, partitioned]) await pool.end()
 }
 
+async function locked () {
+  const { pool, ledger } = await open('locked')
+  const times: Record<string, number[]> = {}
+  const measure = async (name: string, call: () => Promise<unknown>) => {
+    const started = performance.now()
+    await call()
+    ;(times[name] ??= []).push(performance.now() - started)
+  }
+  await ledger.balance('locked')
+  for (const waiting of [0, 10, 40]) {
+    const host = new pg.Client(pool.options)
+    await host.connect()
+    await host.query('begin')
+    await host.query("select from ai_credits where user_id = 'locked' for no key update")
+    const grants = Array.from({ length: waiting }, () => ledger.grant({ userId: 'locked', credits: 1 }))
+    for (let round = 0; round < 200; round++) {
+      await measure('deduct', () => ledger.deduct({ ...charge, userId: 'free' }))
+      await measure('balance', () => ledger.balance('free'))
+      await measure("the host's query", () => pool.query('select 1'))
+    }
+    await host.query('commit')
+    await Promise.all(grants)
+    await host.end()
+    for (const [name, all] of Object.entries(times)) {
+      all.sort((a, b) => a - b)
+      print(`${waiting} grants wait for a locked account, ${name} beside them: median ${all[100]!.toFixed(1)} ms, longest ${all[199]!.toFixed(1)} ms`)
+      delete times[name]
+    }
+  }
+  await pool.end()
+}
+
+async function dormant () {
+  const { pool, ledger } = await open('dormant')
+  for (const [holds, grants] of [[8000, 0], [0, 8000], [5000, 5000]] as const) {
+    const userId = `${holds} lapsed holds and ${grants} expired grants`
+    const ends = Date.now() + 20_000
+    const make = (count: number, call: (end: number) => Promise<unknown>) =>
+      Promise.all(Array.from({ length: count }, (_, i) => call(ends + i)))
+    await make(grants, end => ledger.grant({ userId, credits: 1, expiresAt: new Date(end) }))
+    await make(holds, end => ledger.hold({ userId, credits: 1, operation: 'chat', ttl: end - Date.now() }))
+    await new Promise(resolve => setTimeout(resolve, ends + 10_000 - Date.now()))
+    const started = performance.now()
+    await ledger.balance(userId)
+    print(`${userId}: the next call takes ${Math.round(performance.now() - started)} ms`)
+  }
+  await pool.end()
+}
+
 await sizes()
 await hot()
 await partitions()
+await locked()
+await dormant()
 await server.stop()
