@@ -179,6 +179,39 @@ t.test('over HTTP/2', async t => {
   await ended(t, gateway)
 })
 
+t.test('over HTTP/2, a handler that waits for the end of its reply', async t => {
+  const waiting: (() => void)[] = []
+  const config = { credits: { operation: 'video', cost: 100 } }
+  const gateway = await buildCharged(t, app => {
+    for (const [path, payload] of [['/value', () => 'done'], ['/stream', () => Readable.from(['done'])]] as const) {
+      app.get(path, { config }, async (_request, reply) => {
+        await new Promise<void>(resolve => waiting.push(resolve))
+        return reply.send(payload())
+      })
+      app.get(`${path}/304`, { config }, async (_request, reply) => {
+        await new Promise<void>(resolve => waiting.push(resolve))
+        reply.code(304).send(payload())
+        await reply
+      })
+    }
+  }, { server: { http2: true, forceCloseConnections: false } as object })
+  const client = connectHttp2(gateway.url)
+  const paths = ['/value', '/value/304', '/stream', '/stream/304']
+  for (const path of paths) {
+    const stream = client.request({ ':path': path, 'x-user': path }).on('error', () => {})
+    await until(() => waiting.length, count => count === 1)
+    stream.close(constants.NGHTTP2_CANCEL)
+    await once(stream, 'close')
+    await sleep(20)
+    waiting.pop()!()
+  }
+  await until(gateway.inFlight, count => count === 0)
+  const used = await Promise.all(paths.map(async path => (await gateway.settled(path)).used))
+  t.strictSame(used, [100, 0, 100, 0])
+  client.destroy()
+  await reconciles(t, gateway)
+})
+
 t.test('a request whose time is up while its hold is taken', async t => {
   let resume = () => {}
   const gateway = await buildCharged(t, app => {

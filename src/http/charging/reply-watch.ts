@@ -36,6 +36,8 @@ export class ReplyWatch {
   droppedStatus: number | undefined
 
   private writtenStatus: number | undefined
+  private waiting = 0 // who waits for the reply's end
+  private isClosedForGood = false // whoever hears of the closing has heard of it
   private isPaused = false
   private endedBeforeClosing: boolean | undefined
   private readonly stopListening: () => void
@@ -60,6 +62,14 @@ export class ReplyWatch {
   /** Whether the reply was written to its end, or is none that is written bit by bit. */
   get isWhole (): boolean {
     return this.kind === 'value' || (this.endedBeforeClosing ?? this.reply.raw.writableEnded)
+  }
+
+  /**
+   * Whether the handler has replied, and waits for an end that will not come: where a stream of HTTP/2 was reset early,
+   * Fastify's `reply.then` never calls back.
+   */
+  get isAwaitedInVain (): boolean {
+    return this.isClosedForGood && this.waiting > 0 && this.kind !== 'none'
   }
 
   /** Whether the handler has taken the response into its own hands. */
@@ -101,7 +111,14 @@ export class ReplyWatch {
     }
     reply.then = (fulfilled, rejected) => {
       this.isAwaited ||= !reply.sent
-      then.call(reply, fulfilled, rejected)
+      this.waiting++
+      then.call(reply, () => {
+        this.waiting--
+        fulfilled()
+      }, error => {
+        this.waiting--
+        rejected(error)
+      })
     }
   }
 
@@ -154,6 +171,10 @@ export class ReplyWatch {
     if (raw.headersSent) this.writtenStatus ??= raw.statusCode
     if (this.status !== undefined) this.endedBeforeClosing = raw.writableEnded
     this.isClosed = true
+    setImmediate(() => {
+      this.isClosedForGood = true
+      if (this.isAwaitedInVain) this.listener.changed()
+    })
   }
 }
 

@@ -176,7 +176,7 @@ export class RequestCharge {
 
   private settleIfDecided () {
     if (this.isSettled || !this.watch.isClosed) return
-    const isAtWork = this.isHandlerAtWork || this.watch.sources > 0
+    const isAtWork = (this.isHandlerAtWork && !this.watch.isAwaitedInVain) || this.watch.sources > 0
     if (this.paysNothing || (!isAtWork && this.status !== undefined)) this.settle()
     else if (!isAtWork) this.subject.hold.letLapse(() => this.settle()) // nothing tells whether a reply is still to come
   }
