@@ -193,10 +193,14 @@ t.test('over HTTP/2, a handler that waits for the end of its reply', async t => 
         reply.code(304).send(payload())
         await reply
       })
+      app.get(`${path}/later`, { config }, async (_request, reply) => {
+        waiting.push(() => reply.send(payload()))
+        return reply
+      })
     }
   }, { server: { http2: true, forceCloseConnections: false } as object })
   const client = connectHttp2(gateway.url)
-  const paths = ['/value', '/value/304', '/stream', '/stream/304']
+  const paths = ['/value', '/value/304', '/value/later', '/stream', '/stream/304', '/stream/later']
   for (const path of paths) {
     const stream = client.request({ ':path': path, 'x-user': path }).on('error', () => {})
     await until(() => waiting.length, count => count === 1)
@@ -207,7 +211,7 @@ t.test('over HTTP/2, a handler that waits for the end of its reply', async t => 
   }
   await until(gateway.inFlight, count => count === 0)
   const used = await Promise.all(paths.map(async path => (await gateway.settled(path)).used))
-  t.strictSame(used, [100, 0, 100, 0])
+  t.strictSame(used, [100, 0, 100, 100, 0, 100])
   client.destroy()
   await reconciles(t, gateway)
 })

@@ -24,6 +24,11 @@ export class ReplyWatch {
   kind: 'none' | 'value' | 'stream' = 'none'
   /** The handler waits for the reply, as with `return reply`: it is sent by something else, and later. */
   isAwaited = false
+  /**
+   * Whether the handler has replied, and waits for an end that will not come: where a stream of HTTP/2 was reset early,
+   * Fastify's `reply.then` never calls back.
+   */
+  isAwaitedInVain = false
   /** Nothing more can be sent. */
   isClosed = false
   /** The gateway broke the reply off, before the client went. */
@@ -37,7 +42,6 @@ export class ReplyWatch {
 
   private writtenStatus: number | undefined
   private waiting = 0 // who waits for the reply's end
-  private isClosedForGood = false // whoever hears of the closing has heard of it
   private isPaused = false
   private endedBeforeClosing: boolean | undefined
   private readonly stopListening: () => void
@@ -62,14 +66,6 @@ export class ReplyWatch {
   /** Whether the reply was written to its end, or is none that is written bit by bit. */
   get isWhole (): boolean {
     return this.kind === 'value' || (this.endedBeforeClosing ?? this.reply.raw.writableEnded)
-  }
-
-  /**
-   * Whether the handler has replied, and waits for an end that will not come: where a stream of HTTP/2 was reset early,
-   * Fastify's `reply.then` never calls back.
-   */
-  get isAwaitedInVain (): boolean {
-    return this.isClosedForGood && this.waiting > 0 && this.kind !== 'none'
   }
 
   /** Whether the handler has taken the response into its own hands. */
@@ -119,6 +115,7 @@ export class ReplyWatch {
         this.waiting--
         rejected(error)
       })
+      if (this.isClosed) this.noticeWaitingInVain()
     }
   }
 
@@ -145,6 +142,7 @@ export class ReplyWatch {
     const { reply } = this
     if (reply.sent || this.status !== undefined) return // which sends nothing more
     this.kind = isStream(payload) ? 'stream' : 'value'
+    if (this.isClosed) this.noticeWaitingInVain()
     if (reply.request.method !== 'HEAD' || !isReadable(payload)) return
     this.sources++
     finished(payload, () => {
@@ -171,8 +169,13 @@ export class ReplyWatch {
     if (raw.headersSent) this.writtenStatus ??= raw.statusCode
     if (this.status !== undefined) this.endedBeforeClosing = raw.writableEnded
     this.isClosed = true
+    this.noticeWaitingInVain()
+  }
+
+  // In a moment: whoever is told of the closing has been told by then.
+  private noticeWaitingInVain () {
     setImmediate(() => {
-      this.isClosedForGood = true
+      this.isAwaitedInVain = this.waiting > 0 && this.kind !== 'none'
       if (this.isAwaitedInVain) this.listener.changed()
     })
   }
