@@ -17,9 +17,11 @@ export interface ReplyListener {
  *
  * Fastify has no hook for most of it: a hook sees a payload only as the hooks before it left it, the status may change
  * after the headers were written, and nothing tells who ended a stream early. So the methods of this one reply that
- * Fastify and handlers call anyway are overlaid: `send` and `then` of the reply, `writeHead` and `destroy` of the response.
+ * Fastify and handlers call anyway are overlaid: `send` and `then` of the reply, `writeHead`, `end` and `destroy` of the response.
  */
 export class ReplyWatch {
+  /** The status that was sent, or was written for a client that had gone. */
+  status: number | undefined
   /** What was given to `reply.send`. */
   kind: 'none' | 'value' | 'stream' = 'none'
   /** The handler waits for the reply, as with `return reply`: it is sent by something else, and later. */
@@ -40,15 +42,16 @@ export class ReplyWatch {
   /** The status of an upstream whose reply was dropped, as the client had gone. */
   droppedStatus: number | undefined
 
-  private writtenStatus: number | undefined
   private waiting = 0 // who waits for the reply's end
+  private hasEnded: boolean
   private isPaused = false
   private endedBeforeClosing: boolean | undefined
   private readonly stopListening: () => void
 
   constructor (private readonly reply: FastifyReply, private readonly listener: ReplyListener) {
     const { raw } = reply
-    if (raw.headersSent) this.writtenStatus = raw.statusCode // handlerTimeout came while the hold was being taken
+    if (raw.headersSent) this.status = raw.statusCode // handlerTimeout came while the hold was being taken
+    this.hasEnded = raw.writableEnded
     this.watchReply()
     this.watchResponse()
     watchUpstream(reply, status => this.upstreamReplied(status))
@@ -56,21 +59,14 @@ export class ReplyWatch {
     if (isClosed(raw)) this.noteClosing()
   }
 
-  /** The status that was sent, or was written for a client that had gone. */
-  get status (): number | undefined {
-    const { raw } = this.reply
-    // Node.js writes no headers for a client that has gone; a hijacked reply may have ended all the same.
-    return this.writtenStatus ?? (this.isClosed && raw.writableEnded ? raw.statusCode : undefined)
-  }
-
   /** Whether the reply was written to its end, or is none that is written bit by bit. */
   get isWhole (): boolean {
-    return this.kind === 'value' || (this.endedBeforeClosing ?? this.reply.raw.writableEnded)
+    return this.kind === 'value' || (this.endedBeforeClosing ?? this.hasEnded)
   }
 
   /** Whether the handler has taken the response into its own hands. */
   get isHijacked (): boolean {
-    return !this.isPaused && this.reply.sent && !this.reply.raw.writableEnded
+    return !this.isPaused && this.reply.sent && !this.hasEnded
   }
 
   /**
@@ -121,16 +117,24 @@ export class ReplyWatch {
 
   private watchResponse () {
     const { raw } = this.reply
-    const { writeHead, destroy } = raw
+    const { writeHead, end, destroy } = raw
     raw.writeHead = ((status: number, ...rest: [never]) => {
       if (!raw.headersSent) this.listener.beforeHeaders(status)
       const result = writeHead.call(raw, status, ...rest)
-      this.writtenStatus ??= status
+      this.status ??= status
       if (this.isClosed) this.listener.changed()
       return result
     }) as typeof writeHead
+    // For a client that has gone Node.js writes no headers, and over HTTP/2 it does not even note the end.
+    raw.end = ((...args: [never, never]) => {
+      this.hasEnded = true
+      const result = end.call(raw, ...args)
+      this.status ??= raw.statusCode
+      if (this.isClosed) this.listener.changed()
+      return result
+    }) as typeof end
     raw.destroy = error => {
-      if (!this.isClosed && !raw.writableEnded) {
+      if (!this.isClosed && !this.hasEnded) {
         this.isBrokenOff = true
         this.isTimedOut = isTimeout(error)
       }
@@ -165,9 +169,8 @@ export class ReplyWatch {
 
   private noteClosing () {
     const { raw } = this.reply
-    // Over HTTP/2 a response that ends without a body calls no writeHead.
-    if (raw.headersSent) this.writtenStatus ??= raw.statusCode
-    if (this.status !== undefined) this.endedBeforeClosing = raw.writableEnded
+    if (raw.headersSent) this.status ??= raw.statusCode // also where a handler wrote to the stream of HTTP/2 itself
+    if (this.status !== undefined) this.endedBeforeClosing = this.hasEnded
     this.isClosed = true
     this.noticeWaitingInVain()
   }
