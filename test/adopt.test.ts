@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
+import { createLedger } from '../src/index.js'
 import { buildGateway, getBalance, postDeduct } from './helper/app.js'
 import { createDatabase, createPool, pglite } from './helper/database.js'
 import { originalTables } from './helper/original-tables.js'
@@ -259,6 +260,21 @@ interface Settings {
 }
 
 // A gateway started on a database with the original tables, and these rows in them.
+t.test('what keeps the tables from being checked is told as it is, and a later start adopts them', { skip: pglite }, async t => {
+  const connectionString = await createDatabase(t)
+  const pool = createPool(t, connectionString)
+  await pool.query(originalTables)
+  await pool.query(`alter database ${new URL(connectionString).pathname.slice(1)} set lock_timeout = '50ms'`)
+  const client = await pool.connect()
+  await client.query('begin; lock table ai_credits')
+  const ledger = createLedger(createPool(t, connectionString))
+  await t.rejects(ledger.migrate(), { code: '55P03' })
+  await client.query('rollback')
+  client.release()
+  await ledger.migrate()
+  t.match(await ledger.balance('ann'), { total: 10_000 })
+})
+
 async function adopt (t: Test, sql: string, { connectionString, ...options }: Settings = {}) {
   connectionString ??= await createDatabase(t)
   const pool = createPool(t, connectionString)

@@ -136,7 +136,7 @@ t.test('psql runs it for the schema that it is told, whatever the search_path fi
     [{ count: 7 }], 'those of five months, of before, and the default')
 })
 
-t.test('psql finds the schema by the search_path', { skip: skipped }, async t => {
+t.test('psql finds the schema by the search_path', { skip: skipped || pglite }, async t => {
   const connectionString = await createDatabase(t)
   const pool = createPool(t, connectionString)
   const ledger = createLedger(pool, { schema: 'credits', prepare: !pglite })

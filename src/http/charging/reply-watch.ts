@@ -104,13 +104,11 @@ export class ReplyWatch {
     reply.then = (fulfilled, rejected) => {
       this.isAwaited ||= !reply.sent
       this.waiting++
-      then.call(reply, () => {
+      const ended = (callback: (error: any) => void) => (error?: Error) => {
         this.waiting--
-        fulfilled()
-      }, error => {
-        this.waiting--
-        rejected(error)
-      })
+        callback(error)
+      }
+      then.call(reply, ended(fulfilled), ended(rejected))
       if (this.isClosed) this.noticeWaitingInVain()
     }
   }
