@@ -4,6 +4,7 @@ import pg from 'pg'
 import t, { type Test } from 'tap'
 import { createLedger, type Ledger } from '../../src/index.js'
 import { createPool } from '../helper/database.js'
+import { neglect } from '../helper/neglect.js'
 import { startPostgres, type PostgresServer } from '../helper/postgres.js'
 import type { Orders } from './client-process.js'
 import { allowance } from './load.js'
@@ -15,6 +16,7 @@ import { verify, type Findings } from './verify.js'
 const GATEWAYS = long ? 3 : 2
 const CONCURRENCY = 32
 const CALLS = long ? 600 : 150
+const NEGLECTED = 150 // holds that lapsed, and grants that expired, of the busiest charged account
 const PER_ROUND = 60_000
 const STARTS = 20 // of a gateway, each of which takes a second
 
@@ -182,7 +184,9 @@ export function crashTest (name: string, rounds: number, kill: Kill) {
 }
 
 async function run (site: Site, { pool, ledger }: Books, round: number, kill: Kill) {
-  const journal = site.begin(`round ${round}`)
+  const name = `round ${round}`
+  await neglect(ledger, pool, [`charged ${name} user 0`], NEGLECTED)
+  const journal = site.begin(name)
   await Promise.all([kill(site, round), untilDone(site)])
   await site.client!.kill()
   const problems = await site.problems()

@@ -1,7 +1,8 @@
 // A gateway in a process of its own: the plugin on its host's pool, on a port of the loopback interface. An error that
 // nobody hears ends it, which the test takes for what it is.
+import { Readable } from 'node:stream'
 import fastifyPostgres from '@fastify/postgres'
-import Fastify, { type FastifyRequest } from 'fastify'
+import Fastify, { type FastifyReply, type FastifyRequest } from 'fastify'
 import credits from '../../src/index.js'
 import { allowance, chargedRoute, ttl } from './load.js'
 
@@ -17,6 +18,16 @@ interface Work {
 }
 
 const { path, operation, cost } = chargedRoute
+// In several ways, as the handlers of gateways do.
+const styles: Array<(answer: object, reply: FastifyReply) => unknown> = [
+  async answer => answer,
+  async (answer, reply) => {
+    setImmediate(() => reply.send(answer))
+    return reply
+  },
+  (answer, reply) => { reply.type('application/json').send(Readable.from([JSON.stringify(answer)])) }
+]
+
 const bodyOf = ({ body }: FastifyRequest) => body as Work
 app.post(path, {
   config: {
@@ -29,7 +40,7 @@ app.post(path, {
       metadata: request => ({ call: bodyOf(request).call })
     }
   }
-}, async request => ({ done: bodyOf(request).call }))
+}, (request, reply) => styles[bodyOf(request).call.length % styles.length]!({ done: bodyOf(request).call }, reply))
 
 const url = await app.listen({ host: '127.0.0.1', port: 0 })
 

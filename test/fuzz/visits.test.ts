@@ -6,8 +6,8 @@ import t from 'tap'
 import { buildCharged, reconciles, until, type ChargedGateway } from '../helper/charging.js'
 import { createLedgerDatabase } from '../helper/database.js'
 import { neglect } from '../helper/neglect.js'
-import { catchUncaught, styles } from '../helper/reply-styles.js'
-import { declareVisited, failing, visit, visitsOf, type Called } from '../helper/visits.js'
+import { catchUncaught } from '../helper/reply-styles.js'
+import { declareVisited, misjudged, visit, visitsOf, type Called } from '../helper/visits.js'
 import { allowTime, PATIENCE, seed, share } from './settings.js'
 
 const BATCH = 60
@@ -40,7 +40,7 @@ t.test(`charged routes and clients that leave (FUZZ_SEED=${seed})`, async t => {
     for (const { inFlight } of [http1, http2]) await until(inFlight, count => count === 0)
     for (const call of called) counts[call.whole ? 'whole' : 'left']++
     counts.requests += called.length
-    t.strictSame(await misjudged(http1, called, begun), [], `batch ${batch}`)
+    t.strictSame(await misjudged(http1.app.pg, called, begun), [], `batch ${batch}`)
   }
   counts.begun = begun.size
   t.comment(JSON.stringify(counts))
@@ -50,24 +50,3 @@ t.test(`charged routes and clients that leave (FUZZ_SEED=${seed})`, async t => {
   await reconciles(t, http1)
   for (const session of sessions) session.destroy() // Node.js 20 may keep one whose client has gone
 })
-
-// The requests that paid something else than they had to.
-async function misjudged ({ app }: ChargedGateway, called: Called[], begun: Set<string>) {
-  const { rows } = await app.pg.query(`
-    select metadata->>'call' as id, count(*)::int as records, sum(credits_used)::int as paid
-    from ai_credit_usage where metadata->>'call' = any($1) group by 1`, [called.map(({ id }) => id)])
-  const byId = new Map(rows.map(({ id, ...sum }) => [id, sum]))
-  return called.flatMap(call => {
-    const { records, paid } = byId.get(call.id) ?? { records: 0, paid: 0 }
-    const expected = mayPay(call, begun.has(call.id))
-    return records <= 1 && expected.includes(paid) ? [] : [{ ...call, begun: begun.has(call.id), records, paid, expected }]
-  })
-}
-
-// A client that leaves does not change what its request pays, once the handler is at work; before that it pays nothing. A
-// reply that would have failed later is the client's to pay if it leaves first.
-function mayPay ({ style, transport, whole }: Called, begun: boolean): number[] {
-  const pays = style === 'has a header that cannot be sent' && transport === 'HTTP/2' ? 100 : styles[style]!.pays
-  if (!begun) return [0]
-  return failing.has(style) && !whole ? [0, 100] : [pays]
-}

@@ -4,6 +4,7 @@ import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
+import type { Queryable } from '../../src/index.js'
 import { declareStyles, pathOf, styles, type Style } from './reply-styles.js'
 
 // Clients of charged routes, which come in every way and may leave at any moment.
@@ -150,4 +151,25 @@ async function ask (url: string, sent: Sent, agent: Agent, left: Promise<void> |
     })
     request.end()
   })
+}
+
+/** The requests that paid something else than they had to; `begun`: those whose handler was called. */
+export async function misjudged (db: Queryable, called: Called[], begun: Set<string>): Promise<object[]> {
+  const { rows } = await db.query(`
+    select metadata->>'call' as id, count(*)::int as records, sum(credits_used)::int as paid
+    from ai_credit_usage where metadata->>'call' = any($1) group by 1`, [called.map(({ id }) => id)])
+  const byId = new Map(rows.map(({ id, ...sum }) => [id, sum]))
+  return called.flatMap(call => {
+    const { records, paid } = byId.get(call.id) ?? { records: 0, paid: 0 }
+    const expected = mayPay(call, begun.has(call.id))
+    return records <= 1 && expected.includes(paid) ? [] : [{ ...call, begun: begun.has(call.id), records, paid, expected }]
+  })
+}
+
+// A client that leaves does not change what its request pays, once the handler is at work; before that it pays nothing. A
+// reply that would have failed later is the client's to pay if it leaves first.
+function mayPay ({ style, transport, whole }: Called, begun: boolean): number[] {
+  const pays = style === 'has a header that cannot be sent' && transport === 'HTTP/2' ? 100 : styles[style]!.pays
+  if (!begun) return [0]
+  return failing.has(style) && !whole ? [0, 100] : [pays]
 }
