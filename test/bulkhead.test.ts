@@ -33,9 +33,11 @@ const methods: Record<string, (ledger: Ledger, made: Made, index: number) => Pro
   'statement when something is due': ledger => ledger.statement('ann')
 }
 
+t.jobs = 4 // most of them wait
+
 for (const [name, method] of Object.entries(methods)) {
   for (const { max, count } of [{ max: 10, count: 10 }, { max: 10, count: 40 }, { max: 2, count: 40 }, { max: 1, count: 40 }]) {
-    t.test(`${count} calls wait for an account, others do not: ${name}, a pool of ${max}`, async t => {
+    t.test(`${count} calls wait for an account, others do not: ${name}, a pool of ${max}`, { buffered: true }, async t => {
       const { pool, ledger, observer } = await open(t, max)
       const made = await make(ledger, count)
       if (name.endsWith('due')) await makeDue(observer)
