@@ -1,4 +1,4 @@
-// What docs/operations.md says of sizes, of HOT updates, of pruning, of partitions, of locked accounts and of dormant ones.
+// What docs/operations.md says of sizes, of HOT updates, of pruning, of partitions, of locked accounts and of neglected ones.
 // npm run bench:operations [-- --records=100000]
 import { parseArgs } from 'node:util'
 import pg from 'pg'
@@ -128,8 +128,8 @@ async function locked () {
   await pool.end()
 }
 
-async function dormant () {
-  const { pool, ledger } = await open('dormant')
+async function neglected () {
+  const { pool, ledger } = await open('neglected')
   for (const [holds, grants] of [[8000, 0], [0, 8000], [5000, 5000]] as const) {
     const userId = `${holds} lapsed holds and ${grants} expired grants`
     const ends = Date.now() + 20_000
@@ -149,5 +149,5 @@ await sizes()
 await hot()
 await partitions()
 await locked()
-await dormant()
+await neglected()
 await server.stop()
