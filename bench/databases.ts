@@ -21,7 +21,7 @@ export async function startServer (settings: Record<string, string> = {}) {
   const server = await startPostgres({ settings: { fsync: 'on', synchronous_commit: 'on', max_connections: 600, ...settings } })
   return {
     stop: () => server.stop(),
-    /** Creates an empty database, and answers its connection string. */
+    /** Creates an empty database, and returns its connection string. */
     async createDatabase (name: string): Promise<string> {
       const admin = new pg.Client(server.connectionString)
       await admin.connect()

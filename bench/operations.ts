@@ -22,7 +22,7 @@ async function open (name: string, before = '') {
   if (before !== '') await pool.query(before)
   let calls = 0
 
-  /** Deducts, and answers how many a second. */
+  /** Deducts, and returns how many a second. */
   async function deduct (count: number, keys: boolean, userId = () => `user${calls % ACCOUNTS}`) {
     const started = performance.now()
     let left = count

@@ -107,7 +107,7 @@ export interface FastifyAiCreditsOptions extends LedgerOptions {
    */
   routes?: boolean | { read?: boolean | CreditsRouteOptions, deduct?: boolean | CreditsRouteOptions }
   /**
-   * Binds requests to the host's authentication: answers who asks, once for each request, after validation and all
+   * Binds requests to the host's authentication: returns who asks, once for each request, after validation and all
    * of the host's hooks. An account that the client names must then be its own (403). Without it the routes believe
    * the `user_id` they are sent. Default: none.
    */

@@ -190,7 +190,7 @@ async function answersWithoutPlugin (t: Test, { server, set }: HostSettings) {
   return await answers(app, ownRequests)
 }
 
-/** What a host without settings answers. */
+/** What a host without settings returns. */
 const plain: Record<'routes' | 'own', Awaited<ReturnType<typeof answers>>> = { routes: [], own: [] }
 
 t.test('a host without settings', async t => {

@@ -150,7 +150,7 @@ async function open (t: Test, options: LedgerOptions = {}): Promise<Ledger> {
   return ledger
 }
 
-/** Registers an SDK for spans until the end of the test; answers what has ended. */
+/** Registers an SDK for spans until the end of the test; returns what has ended. */
 function trace (t: Test) {
   const exporter = new InMemorySpanExporter()
   api.trace.setGlobalTracerProvider(new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }))
@@ -158,7 +158,7 @@ function trace (t: Test) {
   return () => exporter.getFinishedSpans()
 }
 
-/** Registers an SDK for metrics until the end of the test; answers what reads them. */
+/** Registers an SDK for metrics until the end of the test; returns what reads them. */
 function measure (t: Test) {
   const exporter = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE)
   const reader = new PeriodicExportingMetricReader({ exporter, exportIntervalMillis: 3_600_000 })

@@ -12,7 +12,7 @@ declare module 'fastify' {
 
 /**
  * A preHandler that settles which account a request is about: the one that it names, checked against the one that
- * `identify` answers. `part` says where the request names it.
+ * `identify` returns. `part` says where the request names it.
  */
 export function resolveAccount (
   part: 'body' | 'query', { identify, defaultUser }: Pick<FastifyAiCreditsOptions, 'identify' | 'defaultUser'>
@@ -25,7 +25,7 @@ export function resolveAccount (
   }
 }
 
-/** The account behind a request that names none, as `who` answers. */
+/** The account behind a request that names none, as `who` returns it. */
 export async function accountBehind (
   request: FastifyRequest, who: NonNullable<FastifyAiCreditsOptions['identify']>
 ): Promise<string> {

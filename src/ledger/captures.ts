@@ -20,7 +20,7 @@ export interface CaptureFacts {
 }
 
 /**
- * Reads what captures were for, in their order: a shared statement answers only numbers, of many captures. Returns
+ * Reads what captures were for, in their order: a shared statement returns only numbers, of many captures. Returns
  * undefined for one that has been pruned since.
  */
 export async function readCaptures (

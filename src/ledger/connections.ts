@@ -47,8 +47,8 @@ export class Connections {
     this.next()
   }
 
-  // Of idle connections no more than there are, as what is asked for beyond waits in the pool, and is given new
-  // connections that have no limit.
+  // While the pool has idle connections, no more than those are asked for: the pool would open new ones for the rest, for
+  // which it waits without a limit.
   private get mayAsk () {
     const { idleCount = 0 } = this.pool
     return this.asked < this.max && (idleCount === 0 || this.unanswered < idleCount)

@@ -103,5 +103,5 @@ export interface CreditsEvents {
   renewed: RenewedEvent
 }
 
-/** Hears of an event. What it answers is not waited for; that it throws or rejects is reported. */
+/** Hears of an event. What it returns is not waited for; an error that it throws, or rejects with, is reported. */
 export type CreditsListener<E extends keyof CreditsEvents> = (event: CreditsEvents[E]) => unknown

@@ -32,7 +32,7 @@ export interface Pool {
   readonly idleCount?: number
 }
 
-/** One SQL statement that answers one row. */
+/** One SQL statement that returns one row. */
 export interface Statement {
   /** What the statement is prepared as. */
   name: string
@@ -135,7 +135,7 @@ export class Database {
   }
 
   /**
-   * Lends a connection that answers without a time limit, for migrations. `close` does not wait for it: the connection is
+   * Lends a connection on which statements have no time limit, for migrations. `close` does not wait for it: the connection is
    * closed, and what the database was doing is rolled back or ends by itself.
    */
   async lend<T> (work: (connection: Connection) => Promise<T>): Promise<T> {

@@ -141,7 +141,7 @@ function describe (schema: TSchema, type: ValueErrorType) {
   return expectations.get(schema[Kind]) ?? `must be an ${schema.type}` // the only other kind here is an object
 }
 
-/** Compiles a schema to a function that answers the first problem of a value, or undefined. Nothing is coerced. */
+/** Compiles a schema to a function that returns the first problem of a value, or undefined. Nothing is coerced. */
 export function compile (schema: TSchema): (value: unknown) => Problem | undefined {
   const compiled = TypeCompiler.Compile(schema)
   return value => {

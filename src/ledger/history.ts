@@ -10,7 +10,7 @@ const HISTORY = functionCall('ai_credit_history', [
   'varchar', 'jsonb', 'integer', 'varchar', 'integer', 'integer', 'date', 'bigint', 'varchar', 'bytea'
 ])
 
-/** An entry as the database answers it: day, used, operation, metadata, hash of the metadata. */
+/** An entry as the database returns it: day, used, operation, metadata, hash of the metadata. */
 type Row = [string, number, string, Metadata, string]
 
 /** A page of daily usage, and the balance at that moment. The account is created if it is not there. */

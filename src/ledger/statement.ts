@@ -10,7 +10,7 @@ const STATEMENT = functionCall('ai_credit_statement', [
   'varchar', 'timestamptz', 'timestamptz', 'bigint', 'integer', 'jsonb', 'integer'
 ])
 
-/** An entry as the database answers it; see ai_credit_statement. */
+/** An entry as the database returns it; see ai_credit_statement. */
 type Row = [
   seq: number, kind: StatementEntry['kind'], at: string, amount: number, total: number, used: number, held: number,
   id: string | null, reference: string | null, operation: string | null, metadata: Metadata | null, reason: string | null,

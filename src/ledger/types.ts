@@ -43,7 +43,7 @@ export interface PricedDeductInput extends Omit<DeductInput, 'credits'> {
   credits?: undefined
 }
 
-/** What `deduct` answers. */
+/** What `deduct` returns. */
 export interface Deduction {
   /** The usage record. */
   id: string
@@ -106,7 +106,7 @@ export interface HoldInput extends ClientInput {
   idempotencyKey?: string
 }
 
-/** What `hold` answers. */
+/** What `hold` returns. */
 export interface Hold {
   /** The hold, for `capture`, `release` and `extend`. */
   id: string
@@ -148,7 +148,7 @@ export interface PricedCaptureInput extends Omit<CaptureInput, 'credits'> {
   credits?: undefined
 }
 
-/** What `capture` answers. */
+/** What `capture` returns. */
 export interface Capture {
   /** The usage record. */
   id: string
@@ -168,7 +168,7 @@ export interface ReleaseInput extends ClientInput {
   userId?: string
 }
 
-/** What `release` answers. */
+/** What `release` returns. */
 export interface Release {
   /** The hold. */
   id: string
@@ -188,7 +188,7 @@ export interface ExtendInput extends ClientInput {
   ttl: number
 }
 
-/** What `extend` answers. */
+/** What `extend` returns. */
 export interface Extension {
   /** The hold. */
   id: string
@@ -216,7 +216,7 @@ export interface GrantInput extends ClientInput {
   idempotencyKey?: string
 }
 
-/** What `grant` answers. */
+/** What `grant` returns. */
 export interface Grant {
   /** The grant, for `revoke`. */
   id: string
@@ -235,7 +235,7 @@ export interface RevokeInput extends ClientInput {
   userId?: string
 }
 
-/** What `revoke` answers. */
+/** What `revoke` returns. */
 export interface Revocation {
   /** The grant. */
   id: string
@@ -263,7 +263,7 @@ export interface RefundInput extends ClientInput {
   idempotencyKey?: string
 }
 
-/** What `refund` answers. */
+/** What `refund` returns. */
 export interface Refund {
   /** The usage record of the refund, which is negative. */
   id: string
@@ -276,7 +276,7 @@ export interface Refund {
   replayed: boolean
 }
 
-/** What `setAllowance` answers. */
+/** What `setAllowance` returns. */
 export interface AllowanceTerms {
   userId: string
   /** The allowance from the next renewal on, or from now where none was running; `null`: none. */
@@ -286,7 +286,7 @@ export interface AllowanceTerms {
   balance: Balance
 }
 
-/** What `setOverdraft` answers. */
+/** What `setOverdraft` returns. */
 export interface OverdraftTerms {
   userId: string
   /** How far below zero `available` may go, in credits. */
@@ -359,7 +359,7 @@ export interface Difference {
   actual: number
 }
 
-/** What `reconcile` answers. */
+/** What `reconcile` returns. */
 export interface Reconciliation {
   /** Whether every identity holds. */
   ok: boolean
@@ -381,7 +381,7 @@ export interface PruneInput {
   onProgress?: (progress: Pruning) => unknown
 }
 
-/** How far `prune` has come, and what it answers at its end. */
+/** How far `prune` has come, and what it returns at its end. */
 export interface Pruning {
   /** Accounts that it is done with. */
   accounts: number
@@ -412,13 +412,13 @@ export interface Credits {
   hold (input: HoldInput): Promise<Hold>
   /**
    * Turns a hold, or a part of it, into spending; what goes beyond it is drawn from what is available. One that has
-   * lapsed is charged all the same, as far as credits are available. Repeating the capture that closed a hold answers
+   * lapsed is charged all the same, as far as credits are available. Repeating the capture that closed a hold returns
    * it again. Throws NotFoundError, HoldClosedError, IdempotencyConflictError, NoPriceError (with `usage`),
    * InvalidInputError, and InsufficientCreditsError (`shortfall: 'reject'`).
    */
   capture (holdId: string, input?: CaptureInput | PricedCaptureInput): Promise<Capture>
   /**
-   * Gives back what a hold has left; releasing it again, or after it has lapsed, answers the same. Throws
+   * Gives back what a hold has left; releasing it again, or after it has lapsed, returns the same. Throws
    * NotFoundError, HoldClosedError (it was captured) and InvalidInputError.
    */
   release (holdId: string, input?: ReleaseInput): Promise<Release>
@@ -427,7 +427,7 @@ export interface Credits {
   /** Adds credits: a purchase, a bonus. Throws IdempotencyConflictError and InvalidInputError. */
   grant (input: GrantInput): Promise<Grant>
   /**
-   * Takes back what is unspent of a grant, but for what open holds keep of it; revoking it again answers the same.
+   * Takes back what is unspent of a grant, but for what open holds keep of it; revoking it again returns the same.
    * Throws NotFoundError, GrantClosedError (it has expired) and InvalidInputError.
    */
   revoke (grantId: string, input?: RevokeInput): Promise<Revocation>

@@ -4,7 +4,7 @@ import {
 } from '../errors.js'
 import { balanceOf } from './balance.js'
 
-/** What every posting function of the ledger answers, beside its own columns. */
+/** What every posting function of the ledger returns, beside its own columns. */
 export interface Verdict {
   verdict: string
   total: unknown
@@ -20,7 +20,7 @@ export interface Asked {
   credits?: number
 }
 
-/** Throws the error that a refusing verdict stands for; answers whether an accepted call is a replay. */
+/** Throws the error that a refusing verdict stands for; returns whether an accepted call is a replay. */
 export function judge (row: Verdict, { what = '', credits = 0 }: Asked): boolean {
   switch (row.verdict) {
     case 'insufficient': throw new InsufficientCreditsError(balanceOf(row), credits)

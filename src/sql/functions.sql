@@ -14,7 +14,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content d7eb8938edd399343d96c6ffdf7a66160c2456ccf279bb5a2da72d46ae0fac59
+\set content b87bc98656aca79acf4f4a280c43aaa0eab42f2b7ef88e7df32a63b885713dfb
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

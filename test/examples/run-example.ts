@@ -62,7 +62,7 @@ export function startScript (t: Test, script: string, env: NodeJS.ProcessEnv, ar
   }
 }
 
-/** Sends a request and answers the status and the parsed body. */
+/** Sends a request and returns the status and the parsed body. */
 export async function send (url: string, body?: unknown, headers: Record<string, string> = {}) {
   const response = await fetch(url, body === undefined
     ? { headers }

@@ -44,7 +44,7 @@ export class Site {
     return site
   }
 
-  /** Begins a round; answers its journal. */
+  /** Begins a round; returns its journal. */
   begin (round: string): string {
     const journal = join(this.#folder, `${round}.jsonl`)
     const seed = this.random.whole(0, 2 ** 31)

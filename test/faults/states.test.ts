@@ -162,7 +162,7 @@ t.test('a full disk', async t => {
   await checkRecovered(t, app, direct)
 })
 
-// Until not even the space that its pages still had is left; answers the balance.
+// Until not even the space that its pages still had is left; returns the balance.
 async function exhaust (app: Awaited<ReturnType<typeof buildGateway>>) {
   for (;;) {
     try {

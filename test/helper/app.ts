@@ -40,7 +40,7 @@ export async function postDeduct (app: FastifyInstance, body: object, headers: R
   return await app.inject({ method: 'POST', url: '/api/credits/deduct', headers, body })
 }
 
-/** The balance that the route answers: `{ available, total, used }`. */
+/** The balance that the route returns: `{ available, total, used }`. */
 export async function getBalance (app: FastifyInstance, userId = 'default_user') {
   const reply = await app.inject({ url: '/api/credits', query: { user_id: userId } })
   const { usage_history: _history, ...balance } = reply.json().credits

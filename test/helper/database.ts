@@ -8,7 +8,7 @@ import { copyOf, type Template } from './templates.js'
 /** Whether this run tests on PGlite, which has one backend, instead of a PostgreSQL server. */
 export const pglite = process.env.TEST_PGLITE !== undefined
 
-/** Creates an empty database and answers its connection string; it is gone after the test and its later teardowns. */
+/** Creates an empty database and returns its connection string; it is gone after the test and its later teardowns. */
 export async function createDatabase (t: Test): Promise<string> {
   return await create(t)
 }

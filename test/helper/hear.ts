@@ -5,7 +5,7 @@ type Heard = { [E in keyof CreditsEvents]: [event: E, payload: CreditsEvents[E]]
 /** The names of all events. */
 export const eventNames = ['deducted', 'refused', 'granted', 'lapsed', 'low', 'exhausted', 'renewed'] as const
 
-/** Hears of events, by default of all; answers a function that answers what was heard since it was last called. */
+/** Hears of events, by default of all; returns a function that returns what was heard since it was last called. */
 export function hear (credits: Credits, names: readonly (keyof CreditsEvents)[] = eventNames): () => Promise<Heard[]> {
   const heard: Heard[] = []
   for (const name of names) credits.on(name, payload => { heard.push([name, payload] as Heard) })

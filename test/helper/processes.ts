@@ -30,7 +30,7 @@ export async function startProcesses (t: Test, count: number) {
   })
   await Promise.all(children.map(answerOf))
 
-  /** Does each task in a process of its own, all at the same moment; answers the outcomes of each. */
+  /** Does each task in a process of its own, all at the same moment; returns the outcomes of each. */
   return async function inProcesses (tasks: Task[]): Promise<Outcome[][]> {
     return await Promise.all(tasks.map(async (task, index) => {
       children[index]!.send(task)
@@ -46,7 +46,7 @@ async function answerOf (child: ChildProcess) {
 }
 
 // Once and beforehand: twenty TypeScript loaders at a time take a minute.
-/** Compiles scripts for processes; answers where they are. */
+/** Compiles scripts for processes; returns where they are. */
 export async function compile (outDir: string, ...sources: URL[]): Promise<string[]> {
   const paths = sources.map(source => fileURLToPath(source))
   const entry = Object.fromEntries(paths.map(path => [basename(path, '.ts'), path]))

@@ -35,7 +35,7 @@ interface Held {
   expiresAt: number
   state: 'open' | 'captured' | 'released' | 'lapsed'
   captures: Array<{ key?: string, request: string, answer: Capture }>
-  /** The capture that closed it, or what a release answers. */
+  /** The capture that closed it, or what a release returns. */
   closing?: { request: string, answer: Capture }
   release?: Release
 }
@@ -506,7 +506,7 @@ function nextDue (account: Account): number {
   return Math.min(account.renewsAt, ...grants, ...holds)
 }
 
-// A key answers the same request again, and refuses another one. A refused request leaves its key unused.
+// With a key, the same request gets the same answer again, and another one is refused. A refused request leaves its key unused.
 function once<T extends object> (
   account: Account, kind: string, key: string | undefined, content: unknown[], act: () => T
 ): T {

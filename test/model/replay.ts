@@ -43,7 +43,7 @@ export class Replay {
 
   /**
    * Calls that were made together, while the clock showed `times`. What changed the account has an entry, and must be
-   * what the reference does at that place; any other call must be what it answers at some place.
+   * what the reference does at that place; any other call must be what it returns at some place.
    */
   together (made: Made[], entries: StatementEntry[], times: number[]): void {
     const postings = new Map(made.filter(isPosting).map(posting => [nameOf(posting), posting]))

@@ -15,7 +15,7 @@ export interface Consumer {
   /** Where the package is installed. */
   installed: string
   tarball: string
-  /** Runs a Node.js script; answers what it wrote to stdout. */
+  /** Runs a Node.js script; returns what it wrote to stdout. */
   run (script: string, env?: NodeJS.ProcessEnv, args?: string[]): Promise<string>
   /** Runs the script of that text. */
   execute (name: string, source: string, env?: NodeJS.ProcessEnv): Promise<string>

@@ -129,8 +129,8 @@ begin
 end
 $$;
 
--- A page of an account's entries after p_after_seq, as a JSON array; what was kept of closed books is left out. Verdicts:
--- 'accepted', and the obstacles.
+-- A page of an account's entries after p_after_seq, as a JSON array. Entries from before the opening are left out, of which
+-- pruning keeps some (those of living grants and open holds). Verdicts: 'accepted', and the obstacles.
 create or replace function :"schema".ai_credit_statement(
   p_caller integer, p_user_id varchar, p_from timestamptz, p_to timestamptz, p_after_seq bigint, p_limit integer,
   p_allowance jsonb, p_lock_timeout integer, out verdict varchar, out entries varchar
