@@ -150,15 +150,13 @@ export class CallQueue<Call extends QueuedCall, Answer> {
   }
 
   private async runFirst (lane: Lane<Call, Answer>, patient: boolean, done: () => void) {
-    const [entry] = this.take(lane, 1, true)
-    const obstacle = entry && await this.runEntry(entry, patient)
+    const taken = this.take(lane, 1, true)
+    const obstacle = taken[0] && await this.runEntry(taken[0], patient)
     done()
-    if (entry === undefined) {
-      this.free(lane)
-    } else if (obstacle === undefined) {
-      this.answered(lane)
+    if (obstacle === undefined) {
+      this.answered(lane, taken)
     } else {
-      this.putBack(lane, [entry])
+      this.putBack(lane, taken)
       lane.stalled ||= patient
       this.keep(lane, obstacle)
     }
@@ -187,9 +185,8 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     let place = 0
     for (const [index, lane] of lanes.entries()) {
       const share = shares[index]!
-      if (share.length === 0) this.free(lane)
-      else if (someUnanswered) this.sort(lane, share, answers.slice(place, place += share.length))
-      else this.answered(lane)
+      if (someUnanswered) this.sort(lane, share, answers.slice(place, place += share.length))
+      else this.answered(lane, share)
     }
     this.dispatch()
     // Once the next statement is on its way, so that PostgreSQL and the callers work at the same time.
@@ -227,7 +224,7 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     for (const [index, entry] of share.entries()) entry.apart ||= answers[index] === FAILED
     this.putBack(lane, unanswered)
     const obstacle = answers.find(isObstacle)
-    if (obstacle === undefined) this.answered(lane)
+    if (obstacle === undefined) this.answered(lane, share)
     else this.keep(lane, obstacle)
   }
 
@@ -237,8 +234,9 @@ export class CallQueue<Call extends QueuedCall, Answer> {
     this.waiting += entries.length
   }
 
-  private answered (lane: Lane<Call, Answer>) {
-    lane.stalled = false
+  // Where nothing was taken, as the time of all was up, nothing was answered.
+  private answered (lane: Lane<Call, Answer>, taken: Entry<Call, Answer>[]) {
+    lane.stalled &&= taken.length === 0
     this.free(lane)
   }
 
