@@ -22,7 +22,7 @@ t.test('the tarball holds what a user needs, and nothing else', async t => {
   const told = ['tables', 'functions', 'daily_usage', 'rights'].map(name => `src/sql/${name}.sql`)
   t.strictSame(sql, [...new Set([...included, ...told])].sort(), 'what psql is told to run, and includes')
   t.strictSame(files.filter(file => !built.includes(file) && !sql.includes(file)),
-    ['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json'])
+    ['CHANGELOG.md', 'LICENSE', 'README.md', 'docs/partition-usage.sql', 'package.json'])
 })
 
 t.test('every file that package.json names is in the tarball, and installing runs no script', async t => {
