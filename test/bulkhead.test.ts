@@ -123,6 +123,17 @@ for (const { max, most } of [{ max: 10, most: 4 }, { max: 5, most: 2 }, { max: 2
   })
 }
 
+for (const max of [10, 1]) {
+  t.test(`an account that takes long to create is created, a pool of ${max}`, async t => {
+    const { pool, ledger } = await open(t, max)
+    await pool.query(`
+      create function dawdle() returns trigger language plpgsql as 'begin perform pg_sleep(0.3); return new; end';
+      create trigger dawdle before insert on ai_credits for each row execute function dawdle()`)
+    const used = (await all(8, () => ledger.deduct(charge('new')))).map(({ balance }) => balance.used)
+    t.strictSame(used, [1, 2, 3, 4, 5, 6, 7, 8])
+  })
+}
+
 t.test('calls on one account keep their order, whatever they are', async t => {
   const { ledger, observer } = await open(t, 10)
   await ledger.deduct(charge('ann'))

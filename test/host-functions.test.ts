@@ -1,3 +1,4 @@
+// about HTTP, not the database
 import { once } from 'node:events'
 import { Writable } from 'node:stream'
 import type { FastifyReply, FastifyRequest } from 'fastify'

@@ -19,6 +19,9 @@ export const FAILED = Symbol('failed')
 /** Why an account could not be had. */
 export type Obstacle = typeof BUSY | typeof NEW | typeof SETTLING
 
+/** A call may wait for its account, or create it, where it only waits if somebody else is creating it. */
+export type Patience = 'wait' | 'create'
+
 /** Runs a queue's calls. */
 export interface CallRunner<Call, Answer> {
   /**
@@ -26,8 +29,8 @@ export interface CallRunner<Call, Answer> {
    * it returns for each call its answer, an error, an obstacle or FAILED.
    */
   together (calls: Call[]): Promise<(Answer | Error | Obstacle | typeof FAILED)[]>
-  /** Runs one call. `patient`: it may wait a moment for its account, or create it. */
-  alone (call: Call, patient: boolean): Promise<Answer | Obstacle>
+  /** Runs one call. `patience`: what it may wait a moment for; undefined: nothing, and it creates no account. */
+  alone (call: Call, patience: Patience | undefined): Promise<Answer | Obstacle>
 }
 
 /** How many calls a queue takes. */
@@ -132,40 +135,40 @@ export class CallQueue<Call extends QueuedCall, Answer> {
 
   private runAlone (lane: Lane<Call, Answer>) {
     this.alone++
-    this.runFirst(lane, false, () => this.alone--)
+    this.runFirst(lane, undefined, () => this.alone--)
   }
 
   private runApart (lane: Lane<Call, Answer>) {
     this.apart++
-    this.runFirst(lane, false, () => this.apart--)
+    this.runFirst(lane, undefined, () => this.apart--)
   }
 
   private create (lane: Lane<Call, Answer>) {
     this.creating++
-    this.runFirst(lane, true, () => this.creating--)
+    this.runFirst(lane, 'create', () => this.creating--)
   }
 
   private runPatiently (lane: Lane<Call, Answer>, leave: () => void) {
-    this.runFirst(lane, true, leave)
+    this.runFirst(lane, 'wait', leave)
   }
 
-  private async runFirst (lane: Lane<Call, Answer>, patient: boolean, done: () => void) {
+  private async runFirst (lane: Lane<Call, Answer>, patience: Patience | undefined, done: () => void) {
     const taken = this.take(lane, 1, true)
-    const obstacle = taken[0] && await this.runEntry(taken[0], patient)
+    const obstacle = taken[0] && await this.runEntry(taken[0], patience)
     done()
     if (obstacle === undefined) {
       this.answered(lane, taken)
     } else {
       this.putBack(lane, taken)
-      lane.stalled ||= patient
+      lane.stalled ||= patience !== undefined
       this.keep(lane, obstacle)
     }
     this.dispatch()
   }
 
-  private async runEntry (entry: Entry<Call, Answer>, patient: boolean): Promise<Obstacle | undefined> {
+  private async runEntry (entry: Entry<Call, Answer>, patience: Patience | undefined): Promise<Obstacle | undefined> {
     try {
-      const answer = await this.runner.alone(entry.call, patient)
+      const answer = await this.runner.alone(entry.call, patience)
       if (isObstacle(answer)) return answer
       entry.resolve(answer)
     } catch (error) {

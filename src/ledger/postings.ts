@@ -60,9 +60,10 @@ const VERDICTS = ['busy', 'accepted', 'replayed', 'conflict', 'insufficient', 'm
 
 const OBSTACLES: Partial<Record<string, Obstacle>> = { busy: BUSY, new: NEW, settling: SETTLING }
 
-// For how many milliseconds a statement waits for an account. Then others have their turn; in a pool of one, all others.
-const PATIENCE = 250
-const PATIENCE_OF_ONE = 25
+// For how many milliseconds a statement waits for an account. Then others have their turn; in a pool of one, all others. What
+// creates an account is given back if it takes longer than that, so it has long enough for a slow machine.
+const PATIENCE = { wait: 250, create: 2000 }
+const PATIENCE_OF_ONE = { wait: 25, create: 500 }
 
 /** Where statements are that have no account, or do not know it yet. No account has this name. */
 export const NO_ACCOUNT = ''
@@ -71,9 +72,9 @@ export const NO_ACCOUNT = ''
 export function openPostings (database: Database, { allowance, options, onSend }: PostingOptions): Postings {
   const patience = database.maxConnections === 1 ? PATIENCE_OF_ONE : PATIENCE
   const queue = new CallQueue<Call, Verdict>({
-    async alone ({ call, statement, deadline }, patient) {
+    async alone ({ call, statement, deadline }, kind) {
       if (call !== undefined) onSend(1)
-      const row = await database.send(statement, deadline, patient ? patience : null)
+      const row = await database.send(statement, deadline, kind === undefined ? null : patience[kind])
       return OBSTACLES[row.verdict] ?? row
     },
     async together (calls) {
