@@ -27,7 +27,7 @@ export const ceiling: Contender = {
       })
       return rows
     }
-    const queue = new CallQueue<QueuedCall, unknown>({ together, alone: async call => (await together([call]))[0] }, { maxQueue: Infinity, patient: 1 })
+    const queue = new CallQueue<QueuedCall, unknown>({ together, alone: async call => (await together([call]))[0] }, { maxQueue: Infinity, patient: 1, reserve: 0 })
     return {
       call: userId => queue.add({ userId, deadline: performance.now() + 5000 }),
       async charged () {

@@ -39,6 +39,8 @@ export interface CallQueueOptions {
   maxQueue: number
   /** How many statements may wait for an account at a time; as many others may create one. */
   patient: number
+  /** The milliseconds before its deadline in which a call is not sent again whose account is locked elsewhere. */
+  reserve: number
 }
 
 // Measured with `npm run bench`. 256 callers on one account make two halves: while PostgreSQL works on one, the process
@@ -93,7 +95,7 @@ export class CallQueue<Call extends QueuedCall, Answer> {
       if (this.waiting >= this.options.maxQueue) throw tooMany(this.options.maxQueue)
       this.waiting++
       const found = this.lanes.get(call.userId)
-      const lane = found ?? { userId: call.userId, entries: [], stalled: false }
+      const lane = found ?? { userId: call.userId, entries: [], blocked: false, stalled: false }
       const entry = { call, lane, apart: call.apart === true, resolve, reject }
       lane.entries.push(entry)
       this.lateness.add(entry)
@@ -216,7 +218,7 @@ export class CallQueue<Call extends QueuedCall, Answer> {
 
   private take (lane: Lane<Call, Answer>, limit: number, apart: boolean) {
     this.waiting -= lane.entries.length
-    const taken = takeFrom(lane, limit, apart)
+    const taken = takeFrom(lane, limit, apart, this.options.reserve)
     this.waiting += lane.entries.length
     return taken
   }
@@ -239,7 +241,7 @@ export class CallQueue<Call extends QueuedCall, Answer> {
 
   // Where nothing was taken, as the time of all was up, nothing was answered.
   private answered (lane: Lane<Call, Answer>, taken: Entry<Call, Answer>[]) {
-    lane.stalled &&= taken.length === 0
+    if (taken.length > 0) lane.blocked = lane.stalled = false
     this.free(lane)
   }
 
@@ -253,7 +255,9 @@ export class CallQueue<Call extends QueuedCall, Answer> {
   // A missing account that could not be created in a moment is one that a transaction elsewhere has yet to commit.
   private keep (lane: Lane<Call, Answer>, obstacle: Obstacle) {
     if (obstacle === SETTLING) lane.stalled = false // it gets on
-    if (obstacle === NEW && !lane.stalled) this.missing.push(lane)
+    const isToCreate = obstacle === NEW && !lane.stalled
+    lane.blocked = obstacle !== SETTLING && !isToCreate
+    if (isToCreate) this.missing.push(lane)
     else this.waitingRoom.add(lane)
   }
 }

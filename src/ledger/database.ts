@@ -1,6 +1,6 @@
 import { UnavailableError } from '../errors.js'
 import { Connections } from './connections.js'
-import { within } from './deadline.js'
+import { reserveOf, within } from './deadline.js'
 import { asCreditsError, isCancelled, isLockTimeout, isUseless, mayRepeat, reasonOf } from './failure.js'
 import { Prepared } from './prepared.js'
 import { runReadCommitted } from './read-committed.js'
@@ -53,9 +53,6 @@ export interface DatabaseOptions {
   /** The schema of the tables; undefined: found as PostgreSQL finds them. */
   schema?: string | undefined
 }
-
-// The rest is for the answer to come back.
-const SHARE_OF_TIME_FOR_LOCKS = 0.9
 
 const BACKOFF = 25 // milliseconds before the second attempt, doubled with each further one
 
@@ -124,7 +121,7 @@ export class Database {
   async sendOnce (statement: Statement, deadline: number, patience: number | null): Promise<any> {
     const facts = await this.learn(deadline)
     const row = await this.use(deadline, connection => this.run(connection, statement, facts,
-      patience === null ? null : Math.min(patience, lockTimeout(deadline))))
+      patience === null ? null : Math.min(patience, this.lockTimeout(deadline))))
     if (row?.settled) this.onSettled(row.settled)
     return row
   }
@@ -194,9 +191,13 @@ export class Database {
     return row
   }
 
+  private lockTimeout (deadline: number) {
+    return Math.max(1, Math.floor(deadline - now() - reserveOf(this.options.timeout)))
+  }
+
   private async runOnClient (client: Queryable, { text, values }: Pick<Statement, 'text' | 'values'>, deadline: number): Promise<any> {
     const { schema } = await (this.starting ?? start(client, this.options)) // the pool may have no other connection
-    const { rows: [row] } = await client.query(inSchema(text, schema), values(lockTimeout(deadline)))
+    const { rows: [row] } = await client.query(inSchema(text, schema), values(this.lockTimeout(deadline)))
     return row?.verdict === 'settling' ? await this.runOnClient(client, { text, values }, deadline) : row
   }
 }
@@ -216,8 +217,4 @@ function closedError () {
 
 function asQueryable (connection: Connection): Queryable {
   return { query: (text, values) => connection.query({ text, values }) }
-}
-
-function lockTimeout (deadline: number) {
-  return Math.max(1, Math.floor((deadline - now()) * SHARE_OF_TIME_FOR_LOCKS))
 }

@@ -35,7 +35,7 @@ export function openHoldAccounts (database: Database, maxQueue: number): HoldAcc
   const queue = new CallQueue<Lookup, string | null>({
     together: lookups => find(lookups).catch(error => lookups.map(() => error)),
     alone: async lookup => (await find([lookup]))[0]!
-  }, { maxQueue, patient: 1 })
+  }, { maxQueue, patient: 1, reserve: 0 })
   const accounts = new Map<string, string>()
   return {
     remember (holdId, userId) {

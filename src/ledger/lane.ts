@@ -25,18 +25,21 @@ export interface Entry<Call, Answer> {
 export interface Lane<Call, Answer> {
   userId: string
   entries: Entry<Call, Answer>[]
-  /** Whether the account was waited for in vain, and nothing was answered since. */
+  /** Whether the account was locked elsewhere when it was last tried, and nothing was answered since. */
+  blocked: boolean
+  /** Whether it was waited for in vain, and nothing was answered since. */
   stalled: boolean
 }
 
 /**
  * Takes the lane's first calls that somebody still waits for: those that may share a statement, or one that goes alone.
- * Those that nobody waits for any more are dropped.
+ * Those that nobody waits for any more are dropped, and of a blocked lane those that have no more than `reserve`
+ * milliseconds left: they are not sent again.
  */
 export function takeFrom<Call extends QueuedCall, Answer> (
-  { entries }: Lane<Call, Answer>, limit: number, apart: boolean
+  { entries, blocked }: Lane<Call, Answer>, limit: number, apart: boolean, reserve: number
 ): Entry<Call, Answer>[] {
-  const instant = now()
+  const end = now() + (blocked ? reserve : 0)
   const taken: Entry<Call, Answer>[] = []
   let tokens: Set<string> | undefined
   let count = 0
@@ -44,7 +47,7 @@ export function takeFrom<Call extends QueuedCall, Answer> (
     const { token, deadline } = entry.call
     if (taken.length === limit || (entry.apart && !apart) || (token !== undefined && tokens?.has(token))) break
     count++
-    if (deadline <= instant) continue
+    if (deadline <= end) continue
     taken.push(entry)
     if (token !== undefined) tokens = (tokens ?? new Set()).add(token)
   }

@@ -1,6 +1,6 @@
 import { BUSY, CallQueue, FAILED, NEW, SETTLING, type Obstacle } from './call-queue.js'
 import type { Database, Queryable, Statement } from './database.js'
-import { within } from './deadline.js'
+import { reserveOf, within } from './deadline.js'
 import { asCreditsError, isConnectionLost, isOurs, isServersFault, late } from './failure.js'
 import { functionCall } from './function-call.js'
 import type { QueuedCall } from './lane.js'
@@ -45,7 +45,7 @@ export interface Postings {
 export interface PostingOptions {
   allowance: string
   /** Whose time zone is known when the ledger has started. */
-  options: { readonly timeZone: string, readonly maxQueue: number }
+  options: { readonly timeZone: string, readonly maxQueue: number, readonly timeout: number }
   /** Is told how many calls share a statement, of each that is sent and could be shared. */
   onSend: (calls: number) => void
 }
@@ -97,7 +97,7 @@ export function openPostings (database: Database, { allowance, options, onSend }
         return calls.map(({ statement }) => afterFailure(error, statement.repeatable))
       }
     }
-  }, { maxQueue: options.maxQueue, patient: placesFor(database.maxConnections) })
+  }, { maxQueue: options.maxQueue, patient: placesFor(database.maxConnections), reserve: reserveOf(options.timeout) })
   let attempts = 0 // of what could be shared
 
   async function attempt (posting: Posting, deadline: number): Promise<any> {
