@@ -1,4 +1,4 @@
-import { isLate, lateForLock, tooMany } from './failure.js'
+import { tooMany } from './failure.js'
 import { takeFrom, type Entry, type Lane, type QueuedCall } from './lane.js'
 import { Lateness } from './lateness.js'
 import { setImmediate } from './timers.js'
@@ -174,7 +174,7 @@ export class CallQueue<Call extends QueuedCall, Answer> {
       if (isObstacle(answer)) return answer
       entry.resolve(answer)
     } catch (error) {
-      entry.reject(entry.lane.stalled && isLate(error) ? lateForLock() : error)
+      entry.reject(error)
     }
     this.lateness.remove(entry)
   }

@@ -70,11 +70,6 @@ export function lateForLock (): UnavailableError {
   return new UnavailableError(new Error(`${LATE}: the account is locked elsewhere`))
 }
 
-/** Whether it is the error of a call whose deadline has passed. */
-export function isLate (error: unknown): boolean {
-  return error instanceof UnavailableError && (error.cause as { message?: unknown } | undefined)?.message === LATE
-}
-
 /** What an error of the server or the socket says. Of several addresses that were tried, each says something. */
 export function reasonOf (error: unknown): string {
   const { message, code, errors = [] } = error as { message: string, code?: string, errors?: unknown[] }
