@@ -175,6 +175,7 @@ export class ReplyWatch {
 
   // In a moment: whoever is told of the closing has been told by then.
   private noticeWaitingInVain () {
+    if (this.waiting === 0) return // most often: a request that nobody left does no more work here
     setImmediate(() => {
       this.isAwaitedInVain = this.waiting > 0 && this.kind !== 'none'
       if (this.isAwaitedInVain) this.listener.changed()
