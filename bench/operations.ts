@@ -3,6 +3,7 @@
 import { parseArgs } from 'node:util'
 import pg from 'pg'
 import { createLedger } from '../src/index.js'
+import { neglect } from '../test/helper/neglect.js'
 import { partitionScript } from '../test/helper/templates.js'
 import { HOT, openPool, startServer } from './databases.js'
 
@@ -132,12 +133,7 @@ async function neglected () {
   const { pool, ledger } = await open('neglected')
   for (const [holds, grants] of [[8000, 0], [0, 8000], [5000, 5000]] as const) {
     const userId = `${holds} lapsed holds and ${grants} expired grants`
-    const ends = Date.now() + 20_000
-    const make = (count: number, call: (end: number) => Promise<unknown>) =>
-      Promise.all(Array.from({ length: count }, (_, i) => call(ends + i)))
-    await make(grants, end => ledger.grant({ userId, credits: 1, expiresAt: new Date(end) }))
-    await make(holds, end => ledger.hold({ userId, credits: 1, operation: 'chat', ttl: end - Date.now() }))
-    await new Promise(resolve => setTimeout(resolve, ends + 10_000 - Date.now()))
+    await neglect(ledger, pool, [userId], holds, grants)
     const started = performance.now()
     await ledger.balance(userId)
     print(`${userId}: the next call takes ${Math.round(performance.now() - started)} ms`)

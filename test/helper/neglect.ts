@@ -2,11 +2,11 @@ import type pg from 'pg'
 import type { Credits } from '../../src/index.js'
 
 /** Makes accounts that nobody has touched for long: each has so many holds that lapsed, and grants that expired, in turn. */
-export async function neglect (ledger: Credits, pool: pg.Pool, users: string[], count: number): Promise<void> {
+export async function neglect (ledger: Credits, pool: pg.Pool, users: string[], holds: number, grants = holds): Promise<void> {
   await Promise.all(users.map(async userId => {
-    await Promise.all(Array.from({ length: count }, async () => {
-      await ledger.hold({ userId, credits: 1, operation: 'chat', ttl: 3_600_000 })
-      await ledger.grant({ userId, credits: 1, expiresAt: new Date(Date.now() + 3_600_000) })
+    await Promise.all(Array.from({ length: Math.max(holds, grants) }, async (_, index) => {
+      if (index < holds) await ledger.hold({ userId, credits: 1, operation: 'chat', ttl: 3_600_000 })
+      if (index < grants) await ledger.grant({ userId, credits: 1, expiresAt: new Date(Date.now() + 3_600_000) })
     }))
   }))
   await pool.query(`

@@ -1,11 +1,13 @@
 import { Agent, request as httpRequest, type ClientRequest } from 'node:http'
-import { connect as connectHttp2, constants } from 'node:http2'
+import { connect as connectHttp2, constants, type ServerHttp2Session } from 'node:http2'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
-import type { Queryable } from '../../src/index.js'
-import { declareStyles, pathOf, styles, type Style } from './reply-styles.js'
+import type { Test } from 'tap'
+import type { FastifyAiCreditsOptions, Queryable } from '../../src/index.js'
+import { buildCharged, until, type ChargedGateway } from './charging.js'
+import { catchUncaught, declareStyles, pathOf, styles, type Style } from './reply-styles.js'
 
 // Clients of charged routes, which come in every way and may leave at any moment.
 
@@ -47,8 +49,55 @@ export function visitsOf (users: string[]): fc.Arbitrary<Visit> {
   })
 }
 
-/** Declares all styles of routes, charged; returns what is called when the handler of a request has begun. */
-export function declareVisited (app: FastifyInstance, began: (id: string) => void): void {
+/** Gateways of one ledger that clients visit. */
+export interface Visited {
+  /** The gateway that speaks HTTP/1.1; the other one speaks HTTP/2. */
+  http1: ChargedGateway
+  http2: ChargedGateway
+  /** The requests whose handler was called. */
+  begun: Set<string>
+  /** What was thrown outside of a request. */
+  uncaught: unknown[]
+  /** Makes the visits, some at a time, and returns what is known of their requests. */
+  receive (visits: Visit[]): Promise<Called[]>
+  /** Waits until all charges are settled. */
+  settled (): Promise<void>
+}
+
+const TOGETHER = 20
+
+/** Opens gateways with all styles of routes, charged. */
+export async function openVisited (t: Test, connectionString: string, options: FastifyAiCreditsOptions): Promise<Visited> {
+  const uncaught = catchUncaught(t)
+  const begun = new Set<string>()
+  const settings = { connectionString, options: { allowance: 1e9, ...options } }
+  const declare = (app: FastifyInstance) => declareVisited(app, id => begun.add(id))
+  const http1 = await buildCharged(t, declare, settings)
+  const http2 = await buildCharged(t, declare, { ...settings, server: { http2: true, forceCloseConnections: false } as object })
+  const sessions: ServerHttp2Session[] = []
+  http2.app.server.on('session', session => sessions.push(session))
+  t.teardown(() => { for (const session of sessions) session.destroy() }) // Node.js 20 may keep one whose client has gone
+  return {
+    http1,
+    http2,
+    begun,
+    uncaught,
+    async receive (visits) {
+      const called: Called[] = []
+      for (let first = 0; first < visits.length; first += TOGETHER) {
+        const some = visits.slice(first, first + TOGETHER)
+        called.push(...(await Promise.all(some.map(one => visit({ http1: http1.url, http2: http2.url }, one)))).flat())
+      }
+      return called
+    },
+    async settled () {
+      for (const { inFlight } of [http1, http2]) await until(inFlight, count => count === 0)
+    }
+  }
+}
+
+// `began` hears of each request whose handler is called.
+function declareVisited (app: FastifyInstance, began: (id: string) => void): void {
   const noted = Object.entries(styles).map(([name, style]): [string, Style] => [name, {
     ...style,
     handler: (request, reply) => {
@@ -68,8 +117,7 @@ interface Sent extends Called {
 
 let made = 0
 
-/** Makes a visit, to the gateway that speaks HTTP/1.1 or to the one that speaks HTTP/2. */
-export async function visit (urls: { http1: string, http2: string }, { transport, user, calls, trailers, leaves }: Visit): Promise<Called[]> {
+async function visit (urls: { http1: string, http2: string }, { transport, user, calls, trailers, leaves }: Visit): Promise<Called[]> {
   const all = calls.map((style): Sent => {
     const id = String(made++)
     const headers = { 'x-user': user, 'x-call': id, ...trailers && { te: 'trailers' } }
@@ -135,7 +183,7 @@ const ways: Record<Transport, Way> = {
 }
 
 /** The styles whose reply fails by itself, if the client does not leave before. After most of them the connection is closed. */
-export const failing = new Set(Object.keys(styles).filter(name =>
+const failing = new Set(Object.keys(styles).filter(name =>
   /fails in mid-stream|fails before the first byte|breaks off|without hijack, and sends/.test(name)))
 
 async function ask (url: string, sent: Sent, agent: Agent, left: Promise<void> | undefined) {
