@@ -127,7 +127,18 @@ begin
     || array(
       select format('grant %s on %s to %s', privilege_type, name,
         case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end)
-      from unnest(views || usage) name join pg_class on pg_class.oid = name, aclexplode(relacl));
+      from unnest(views || usage) name join pg_class on pg_class.oid = name, aclexplode(relacl))
+    -- So is what is said of them.
+    || array(
+      select format('comment on %s is %L', identity, description)
+      from unnest(views || usage) name,
+        format('%s %s', case name when usage then 'table' else 'view' end, name) identity,
+        obj_description(name, 'pg_class') description
+      where description is not null)
+    || array(
+      select format('comment on function %s is %L', signature, description)
+      from unnest(functions) signature, obj_description(signature, 'pg_proc') description
+      where description is not null);
   for i in 1..cardinality(functions) loop
     execute format('drop function %s', functions[i]);
   end loop;
@@ -136,7 +147,7 @@ begin
   end loop;
 
   execute format('alter table %s rename to ai_credit_usage_before', usage);
-  execute format('create table %1$I.ai_credit_usage (like %1$I.ai_credit_usage_before including defaults)
+  execute format('create table %1$I.ai_credit_usage (like %1$I.ai_credit_usage_before including defaults including constraints)
     partition by range (created_at)', schema);
   execute format('alter sequence %1$I.ai_credit_usage_id_seq owned by %1$I.ai_credit_usage.id', schema);
 

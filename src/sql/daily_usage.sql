@@ -14,7 +14,7 @@ select :"schema".ai_credit_use_time_zone(:'time_zone');
 select set_config('fastify_ai_credits.schema', :'schema', false);
 do $$
 declare
-  schema varchar := current_setting('fastify_ai_credits.schema');
+  schema text := current_setting('fastify_ai_credits.schema');
   part bigint;
   done bigint := 0;
   total bigint;

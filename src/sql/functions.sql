@@ -14,7 +14,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content b87bc98656aca79acf4f4a280c43aaa0eab42f2b7ef88e7df32a63b885713dfb
+\set content f78cefeaa672fa88c3974c310aa79be692817e58dab757d38eed4f4d2c045f17
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;
@@ -27,6 +27,8 @@ select pg_advisory_xact_lock(hashtextextended('fastify-ai-credits', 0));
 \ir functions/begin.sql
 \ir functions/time.sql
 \ir functions/account.sql
+\ir functions/budgets.sql
+\ir functions/daily_usage.sql
 \ir functions/posting.sql
 \ir functions/grants.sql
 \ir functions/allowance.sql

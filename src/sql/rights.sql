@@ -16,9 +16,9 @@ select set_config('fastify_ai_credits.schema', :'schema', true), set_config('fas
 
 do $$
 declare
-  schema varchar := current_setting('fastify_ai_credits.schema');
-  role varchar := quote_ident(current_setting('fastify_ai_credits.role'));
-  statement varchar;
+  schema text := current_setting('fastify_ai_credits.schema');
+  role text := quote_ident(current_setting('fastify_ai_credits.role'));
+  statement text;
 begin
   foreach statement in array
     array[format('grant usage on schema %I to %s', schema, role)]

@@ -21,5 +21,15 @@
 \set number 7
 \ir tables/due.sql
 \if :due
-  \ir tables/007_due.sql
+  \ir tables/007_for_functions.sql
+\endif
+\set number 8
+\ir tables/due.sql
+\if :due
+  \ir tables/008_checked.sql
+\endif
+\set number 9
+\ir tables/due.sql
+\if :due
+  \ir tables/009_budgets.sql
 \endif

@@ -76,7 +76,7 @@ on conflict (user_id) do nothing;
 -- is kept. Any other may serve more tables than this one, so ours begins where it is.
 do $$
 declare
-  schema varchar := current_setting('fastify_ai_credits.schema');
+  schema text := current_setting('fastify_ai_credits.schema');
   usage regclass := format('%I.ai_credit_usage', schema);
   sequence regclass := pg_get_serial_sequence(usage::text, 'id');
   foreign_sequence regclass;

@@ -5,7 +5,7 @@
   select set_config('fastify_ai_credits.schema', :'schema', false);
   do $$
   declare
-    schema varchar := current_setting('fastify_ai_credits.schema');
+    schema text := current_setting('fastify_ai_credits.schema');
     part bigint;
     done bigint := 0;
     total bigint;

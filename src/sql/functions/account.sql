@@ -5,47 +5,104 @@ create or replace function :"schema".ai_credit_max() returns bigint
 language sql immutable
 return 9007199254740991;
 
-create or replace function :"schema".ai_credit_available(p_account :"schema".ai_credits) returns bigint
+create or replace function :"schema".ai_credit_available(p_account :"schema".ai_credit_account) returns bigint
 language sql immutable
 return p_account.total_credits - p_account.used_credits - p_account.held_credits;
 
+-- What an account can spend: its overdraft beside what is available. Less than 0 where it owes more than that.
+create or replace function :"schema".ai_credit_spendable(p_account :"schema".ai_credit_account) returns bigint
+language sql immutable
+return :"schema".ai_credit_available(p_account) + p_account.overdraft;
+
+-- Whether an account can pay so many credits. What costs nothing is never refused.
+create or replace function :"schema".ai_credit_fits(p_account :"schema".ai_credit_account, p_credits bigint) returns boolean
+language sql immutable
+return p_credits = 0 or p_credits <= :"schema".ai_credit_spendable(p_account);
+
 -- How many credits may still be added to an account. What it can spend in all, with its overdraft, never passes
 -- 2^53 - 1, so that used never does.
-create or replace function :"schema".ai_credit_room(p_account :"schema".ai_credits) returns bigint
+create or replace function :"schema".ai_credit_room(p_account :"schema".ai_credit_account) returns bigint
 language sql immutable
 return :"schema".ai_credit_max() - p_account.total_credits - p_account.overdraft;
 
--- SHA-256 of some content. The text of jsonb has one order of keys, so equal content has one hash.
+-- SHA-256 of some content. The text of jsonb has one order of keys, so equal content has one hash. The hashes are kept, and so
+-- this relies on PostgreSQL never to write jsonb otherwise: it says so by calling that cast immutable, on which indexes and
+-- generated columns of others rely as well, and 14 to 18 write the same.
 create or replace function :"schema".ai_credit_hash(p_content jsonb) returns bytea
 language sql immutable parallel safe
 return sha256(convert_to(p_content::text, 'UTF8'));
 
--- Creates the account if it is missing, and waits for its lock. The SET clause ends with the function, so that the limit
--- set inside leaves nothing behind in a host's transaction.
-create or replace function :"schema".ai_credit_lock_waiting(p_user_id varchar, p_allowance jsonb, p_lock_timeout integer)
-returns :"schema".ai_credits
+-- Keeps a query to the index that is meant. Several indexes of a table begin with the account, and by another one than that all of
+-- the account's past is read. A session may plan on tables of which PostgreSQL knows nothing yet: it expects one row by either
+-- index then, may take the wrong one, and keeps that plan.
+--
+-- Where the index that is meant is a partial one, add to the query, for a condition of that index which the query has anyway,
+--   (condition or ai_credit_dear(user_id))
+-- Beside the condition this is true: it changes no result, and this function is never called. The planner leaves it out where it
+-- follows from an index's own condition, and so from the plan by the index that is meant. By any other index it is a filter, which
+-- costs more than whatever that index could save. In PL/pgSQL, and with an argument that each row has, for PostgreSQL not to work
+-- the function out when it plans.
+create or replace function :"schema".ai_credit_dear(p_user_id varchar) returns boolean
+language plpgsql immutable parallel safe cost 1000000 as $$
+begin
+  return false;
+end
+$$;
+
+-- Creates those accounts that are missing, in the order of their names: so two statements that create the same accounts do not
+-- deadlock. It waits for a transaction that has created one of them and has yet to commit, for p_lock_timeout milliseconds. The
+-- SET clause ends with the function, so that the limit set inside leaves nothing behind in a host's transaction.
+create or replace function :"schema".ai_credit_create_accounts(p_user_ids varchar[], p_allowance jsonb, p_lock_timeout integer)
+returns void
 language plpgsql set lock_timeout = 0 as $$
 declare
-  account :"schema".ai_credits;
   credits bigint := (p_allowance->>'credits')::bigint;
   plan jsonb := case when p_allowance ? 'every' then p_allowance end;
   instant timestamptz := :"schema".ai_credit_now();
   renewal timestamptz := 'infinity';
-  started timestamptz := clock_timestamp();
 begin
   perform set_config('lock_timeout', p_lock_timeout::text, true);
   if plan is not null then
     renewal := :"schema".ai_credit_next_renewal(plan, instant, instant);
   end if;
   insert into :"schema".ai_credits (user_id, total_credits, opening_total, created_at, updated_at, plan, renews_at, due_at)
-  values (p_user_id, credits, credits, instant, instant, plan, renewal, renewal)
+  select user_id, credits, credits, instant, instant, plan, renewal, renewal
+  from unnest(p_user_ids) as missing (user_id)
+  order by user_id collate "C"
   on conflict (user_id) do nothing;
-  select * into strict account from :"schema".ai_credits where user_id = p_user_id for no key update;
+end
+$$;
+
+-- Creates the account if it is missing, and waits for its lock.
+create or replace function :"schema".ai_credit_wait(p_user_id varchar, p_allowance jsonb, p_lock_timeout integer) returns void
+language plpgsql set lock_timeout = 0 as $$
+declare
+  started timestamptz := clock_timestamp();
+begin
+  perform set_config('lock_timeout', p_lock_timeout::text, true);
+  perform :"schema".ai_credit_create_accounts(array[p_user_id], p_allowance, p_lock_timeout);
+  perform from :"schema".ai_credits where user_id = p_user_id for no key update;
   -- PostgreSQL's limit is one for each lock on the way, and a queue has several: late is late, however it came about.
   if clock_timestamp() > started + p_lock_timeout * interval '1 millisecond' then
     raise lock_not_available using message = 'canceling statement due to lock timeout';
   end if;
-  return account;
+end
+$$;
+
+-- Does what is due on a locked account by its updated_at: at most about 2000 things in a statement that may wait for locks
+-- (p_lock_timeout), and about 100 in one that may not, as it has others' calls. If more is due, it has the obstacle 'settling'.
+create or replace function :"schema".ai_credit_do_due(
+  inout account :"schema".ai_credit_account, p_allowance jsonb, p_lock_timeout integer
+)
+language plpgsql as $$
+declare
+  before :"schema".ai_credit_account := account;
+begin
+  account := :"schema".ai_credit_settle(account, p_allowance, case when p_lock_timeout is null then 100 else 2000 end);
+  account.settled := :"schema".ai_credit_settled(before, account.seq);
+  if account.due_at <= account.updated_at then
+    account.obstacle := 'settling';
+  end if;
 end
 $$;
 
@@ -53,49 +110,43 @@ $$;
 -- Statements of the caller that come after this one see all that others committed while it waited.
 --
 -- p_lock_timeout: the milliseconds in which to wait for an account that is locked elsewhere, or to create one that is
--- missing. null: neither is done, and what is returned is null; see ai_credit_obstacle.
+-- missing. null: neither is done.
+--
+-- Where the account returned has an obstacle, nothing can be posted to it, and the obstacle is the verdict of the caller:
+--   'busy'      it is locked elsewhere
+--   'new'       it is missing
+--   'settling'  it is locked, and more was due than one statement does; what was done stays done, so that calling again
+--               comes to an end
 --
 -- NO KEY: a row that refers to the account by a foreign key of the host's does not wait for us, nor we for it.
 create or replace function :"schema".ai_credit_lock(p_user_id varchar, p_allowance jsonb, p_lock_timeout integer)
-returns :"schema".ai_credits
+returns :"schema".ai_credit_account
 language plpgsql as $$
 declare
-  account :"schema".ai_credits;
-  before :"schema".ai_credits;
+  account :"schema".ai_credit_account;
 begin
-  select * into account from :"schema".ai_credits where user_id = p_user_id for no key update skip locked;
-  if not found then
+  loop
+    select user_id, total_credits, used_credits, held_credits, spent_before, allocated, overdraft, seq, coalesce(summed_seq, seq), due_at, created_at,
+      updated_at, plan, plan_own, next_plan, renews_at, null::text, null::text
+    into account
+    from :"schema".ai_credits where user_id = p_user_id for no key update skip locked;
+    exit when found;
     if p_lock_timeout is null then
-      return null;
+      account.obstacle := case when exists (select from :"schema".ai_credits where user_id = p_user_id) then 'busy' else 'new' end;
+      return account;
     end if;
-    account := :"schema".ai_credit_lock_waiting(p_user_id, p_allowance, p_lock_timeout);
-  end if;
+    perform :"schema".ai_credit_wait(p_user_id, p_allowance, p_lock_timeout); -- now the lock is ours
+  end loop;
   account.updated_at := greatest(:"schema".ai_credit_now(), account.updated_at);
   if account.due_at <= account.updated_at then
-    before := account;
-    account := :"schema".ai_credit_settle(account, p_allowance, case when p_lock_timeout is null then 100 else 2000 end);
-    perform :"schema".ai_credit_report_settled(before, account.seq);
+    account := :"schema".ai_credit_do_due(account, p_allowance, p_lock_timeout);
   end if;
   return account;
 end
 $$;
 
--- Why nothing can be posted to an account that was to be locked. The verdict of its caller:
---   'busy'      it is locked elsewhere
---   'new'       it is missing
---   'settling'  it is locked, and more was due than one statement does; what was done stays done, so that calling again
---               comes to an end
--- null: nothing. A caller looks whether user_id is null or due_at has come before it asks, as most have no obstacle.
-create or replace function :"schema".ai_credit_obstacle(p_account :"schema".ai_credits, p_user_id varchar) returns varchar
-language sql stable
-return case
-  when p_account.user_id is not null then case when p_account.due_at <= p_account.updated_at then 'settling' end
-  when exists (select from :"schema".ai_credits where user_id = p_user_id) then 'busy'
-  else 'new'
-end;
-
 -- Writes all of a locked account.
-create or replace function :"schema".ai_credit_save(p_account :"schema".ai_credits) returns void
+create or replace function :"schema".ai_credit_save(p_account :"schema".ai_credit_account) returns void
 language plpgsql as $$
 begin
   update :"schema".ai_credits

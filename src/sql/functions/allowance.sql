@@ -10,15 +10,16 @@ end;
 
 -- Makes the grant of an account's allowance: one that renews ends with its period and ranks as any grant; a one-off one
 -- burns last.
-create or replace function :"schema".ai_credit_open_allowance(p_account :"schema".ai_credits, p_credits bigint) returns bigint
+create or replace function :"schema".ai_credit_open_allowance(p_account :"schema".ai_credit_account, p_credits bigint) returns bigint
 language sql
-return :"schema".ai_credit_open_grant(p_account, 'allowance'::varchar, p_credits,
-  case when p_account.renews_at = 'infinity' then 101 else 50 end, p_account.renews_at);
+return :"schema".ai_credit_open_grant(p_account, 'allowance'::text, p_credits,
+  case when p_account.renews_at = 'infinity' then :"schema".ai_credit_last_priority() else :"schema".ai_credit_usual_priority() end,
+  p_account.renews_at);
 
 -- Begins a period: gives the plan's allowance beside what is carried into it, both of which are for a grant that ends at
 -- renews_at. The total never passes 2^53 - 1.
 create or replace function :"schema".ai_credit_begin_period(
-  inout account :"schema".ai_credits, p_carried bigint, p_at timestamptz, out allowance_left bigint
+  inout account :"schema".ai_credit_account, p_carried bigint, p_at timestamptz, out allowance_left bigint
 )
 language plpgsql as $$
 declare
@@ -33,7 +34,7 @@ end
 $$;
 
 -- Ends the running period's allowance. Returns what was left of it; the account's total has it still.
-create or replace function :"schema".ai_credit_end_allowance(inout account :"schema".ai_credits, out allowance_left bigint)
+create or replace function :"schema".ai_credit_end_allowance(inout account :"schema".ai_credit_account, out allowance_left bigint)
 language plpgsql as $$
 declare
   ended record;
@@ -42,7 +43,7 @@ begin
   account := :"schema".ai_credit_allocate(account);
   select id into strict allowance_id from :"schema".ai_credit_grants
   where user_id = account.user_id and state = 'living' and kind = 'allowance' and expires_at = account.renews_at;
-  ended := :"schema".ai_credit_end_grant(account, allowance_id, 'expired'::varchar);
+  ended := :"schema".ai_credit_end_grant(account, allowance_id, 'expired'::text);
   account := ended.account;
   allowance_left := ended.rest;
   delete from :"schema".ai_credit_grants where user_id = account.user_id and id = allowance_id; -- nothing refers to it
@@ -52,7 +53,7 @@ $$;
 -- Ends the period at renews_at and begins the next: the allowance's rest expires but for what is carried, and used
 -- starts again at 0.
 create or replace function :"schema".ai_credit_renew(
-  inout account :"schema".ai_credits, p_allowance jsonb, inout allowance_left bigint, out expired bigint
+  inout account :"schema".ai_credit_account, p_allowance jsonb, inout allowance_left bigint, out expired bigint
 )
 language plpgsql as $$
 declare
@@ -82,7 +83,7 @@ $$;
 -- but debt has drawn on is not written: ten idle years of days are settled at once. p_next_end: when the next hold
 -- lapses or the next grant expires.
 create or replace function :"schema".ai_credit_renew_until(
-  inout account :"schema".ai_credits, p_now timestamptz, p_next_end timestamptz, p_allowance jsonb
+  inout account :"schema".ai_credit_account, p_now timestamptz, p_next_end timestamptz, p_allowance jsonb
 )
 language plpgsql as $$
 declare
@@ -112,7 +113,7 @@ begin
     end if;
   end loop;
   perform :"schema".ai_credit_open_allowance(account, period.allowance_left);
-  account := :"schema".ai_credit_note(account, 'renewal'::varchar, renewed_at, :"schema".ai_credit_available(account) - available,
+  account := :"schema".ai_credit_note(account, 'renewal'::text, renewed_at, :"schema".ai_credit_available(account) - available,
     null::bigint, jsonb_build_object('periods', periods, 'expired', expired, 'allowance', account.plan));
 end
 $$;
@@ -121,17 +122,18 @@ $$;
 -- 'accepted', and the obstacles.
 create or replace function :"schema".ai_credit_set_allowance(
   p_caller integer, p_user_id varchar, p_plan jsonb, p_allowance jsonb, p_lock_timeout integer,
-  out verdict varchar, out renews_at varchar, out total bigint, out used bigint, out held bigint
+  out verdict varchar, out renews_at varchar, out total bigint, out used bigint, out held bigint, out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 declare
-  account :"schema".ai_credits := :"schema".ai_credit_lock(p_user_id, p_allowance, p_lock_timeout);
+  account :"schema".ai_credit_account := :"schema".ai_credit_lock(p_user_id, p_allowance, p_lock_timeout);
   available bigint := :"schema".ai_credit_available(account);
   begun record;
 begin
-  if account.user_id is null or account.due_at <= account.updated_at then
-    verdict := :"schema".ai_credit_obstacle(account, p_user_id);
+  settled := account.settled;
+  verdict := account.obstacle;
+  if verdict is not null then
     return;
   end if;
   verdict := 'accepted';
@@ -145,7 +147,7 @@ begin
     account := begun.account;
     perform :"schema".ai_credit_open_allowance(account, begun.allowance_left);
     account.due_at := least(account.due_at, account.renews_at);
-    account := :"schema".ai_credit_note(account, 'renewal'::varchar, account.updated_at,
+    account := :"schema".ai_credit_note(account, 'renewal'::text, account.updated_at,
       :"schema".ai_credit_available(account) - available, null::bigint,
       jsonb_build_object('periods', 0, 'expired', 0, 'allowance', account.plan));
   end if;
@@ -156,20 +158,23 @@ begin
   held := account.held_credits;
 end
 $$;
+comment on function :"schema".ai_credit_set_allowance(integer, varchar, jsonb, jsonb, integer)
+is 'Gives an account an allowance of its own.';
 
 -- Lets an account go below zero by p_credits. Verdicts: 'accepted'; 'overflow' (what it could spend would pass 2^53 - 1);
 -- and the obstacles.
 create or replace function :"schema".ai_credit_set_overdraft(
   p_caller integer, p_user_id varchar, p_credits bigint, p_allowance jsonb, p_lock_timeout integer,
-  out verdict varchar, out total bigint, out used bigint, out held bigint
+  out verdict varchar, out total bigint, out used bigint, out held bigint, out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 declare
-  account :"schema".ai_credits := :"schema".ai_credit_lock(p_user_id, p_allowance, p_lock_timeout);
+  account :"schema".ai_credit_account := :"schema".ai_credit_lock(p_user_id, p_allowance, p_lock_timeout);
 begin
-  if account.user_id is null or account.due_at <= account.updated_at then
-    verdict := :"schema".ai_credit_obstacle(account, p_user_id);
+  settled := account.settled;
+  verdict := account.obstacle;
+  if verdict is not null then
     return;
   end if;
   if p_credits > account.overdraft + :"schema".ai_credit_room(account) then
@@ -184,3 +189,5 @@ begin
   held := account.held_credits;
 end
 $$;
+comment on function :"schema".ai_credit_set_overdraft(integer, varchar, bigint, jsonb, integer)
+is 'Lets an account go below zero by so many credits.';

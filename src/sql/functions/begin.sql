@@ -1,7 +1,7 @@
 -- Refuses to replace functions that are newer, or others with the same number.
 do $$
 declare
-  versions varchar := format('%I.ai_credit_functions', current_setting('fastify_ai_credits.schema'));
+  versions text := format('%I.ai_credit_functions', current_setting('fastify_ai_credits.schema'));
   set_number integer := current_setting('fastify_ai_credits.number');
   installed record;
 begin

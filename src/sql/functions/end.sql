@@ -2,8 +2,8 @@
 -- call (rights.sql gives it to a role), and records the numbers.
 do $$
 declare
-  schema varchar := current_setting('fastify_ai_credits.schema');
-  token varchar := chr(58) || '"schema"'; -- psql leaves it alone in a body, as it is in quotes there
+  schema text := current_setting('fastify_ai_credits.schema');
+  token text := chr(58) || '"schema"'; -- psql leaves it alone in a body, as it is in quotes there
   this_transaction xid := pg_current_xact_id()::xid;
   function record;
 begin

@@ -3,8 +3,18 @@
 --
 -- Grants are read in portions, by index and in their order: only those that something is laid on, whatever else there is.
 
+-- The priority of a grant that names none: those with a lower one burn before it.
+create or replace function :"schema".ai_credit_usual_priority() returns integer
+language sql immutable
+return 50;
+
+-- The priority of a one-off allowance, which burns after all grants: these have 100 at most.
+create or replace function :"schema".ai_credit_last_priority() returns integer
+language sql immutable
+return 101;
+
 create or replace function :"schema".ai_credit_open_grant(
-  p_account :"schema".ai_credits, p_kind varchar, p_credits bigint, p_priority integer, p_expires_at timestamptz
+  p_account :"schema".ai_credit_account, p_kind text, p_credits bigint, p_priority integer, p_expires_at timestamptz
 ) returns bigint
 language sql
 begin atomic
@@ -15,7 +25,7 @@ end;
 
 -- Lays pending spending on the living grants, in burn order. An account's first grant is the allowance that it already
 -- has: its total, which nothing else has added to (one below zero, in an adopted account, is debt).
-create or replace function :"schema".ai_credit_allocate(inout account :"schema".ai_credits)
+create or replace function :"schema".ai_credit_allocate(inout account :"schema".ai_credit_account)
 language plpgsql as $$
 declare
   pending bigint;
@@ -31,6 +41,7 @@ begin
     with front as materialized (
       select user_id, id, credits_left from :"schema".ai_credit_grants
       where user_id = account.user_id and state = 'living' and credits_left > 0
+        and (credits_left > 0 or :"schema".ai_credit_dear(user_id))
       order by priority, expires_at, id
       limit 100
     ), burn as materialized (
@@ -52,7 +63,7 @@ $$;
 
 -- Gives credits back to the living grants, the last to burn first, each at most what it gave; what fits in none becomes a
 -- grant of its own.
-create or replace function :"schema".ai_credit_give_back(inout account :"schema".ai_credits, p_credits bigint)
+create or replace function :"schema".ai_credit_give_back(inout account :"schema".ai_credit_account, p_credits bigint)
 language plpgsql as $$
 declare
   rest bigint := p_credits;
@@ -62,6 +73,7 @@ begin
     with front as materialized (
       select user_id, id, credits - credits_left as given from :"schema".ai_credit_grants
       where user_id = account.user_id and state = 'living' and credits_left < credits
+        and (credits_left < credits or :"schema".ai_credit_dear(user_id))
       order by priority desc, expires_at desc, id desc
       limit 100
     ), burn as materialized (
@@ -80,7 +92,8 @@ begin
   end loop;
   account.allocated := account.allocated - p_credits;
   if rest > 0 then
-    perform :"schema".ai_credit_open_grant(account, 'refund'::varchar, rest, 50, 'infinity'::timestamptz);
+    perform :"schema".ai_credit_open_grant(account, 'refund'::text, rest, :"schema".ai_credit_usual_priority(),
+      'infinity'::timestamptz);
   end if;
 end
 $$;
@@ -88,27 +101,29 @@ $$;
 -- Ends a grant. Pending spending is laid first, then open holds, by id, in burn order: where a hold lies on this grant,
 -- that part is pinned to the hold and outlives the grant. Returns the rest, which the caller takes from the total.
 create or replace function :"schema".ai_credit_end_grant(
-  inout account :"schema".ai_credits, p_grant_id bigint, p_state varchar, out rest bigint
+  inout account :"schema".ai_credit_account, p_grant_id bigint, p_state text, out rest bigint
 )
 language plpgsql as $$
 declare
-  ending :"schema".ai_credit_grants;
+  ending record;
   lies_from bigint;
   kept bigint := 0;
 begin
   account := :"schema".ai_credit_allocate(account);
-  select * into strict ending from :"schema".ai_credit_grants where user_id = account.user_id and id = p_grant_id;
+  select id, priority, expires_at, credits_left into strict ending from :"schema".ai_credit_grants
+  where user_id = account.user_id and id = p_grant_id;
   if account.held_credits > 0 and ending.credits_left > 0 then
     select coalesce(sum(credits_left), 0) into lies_from from :"schema".ai_credit_grants
     where user_id = account.user_id and state = 'living' and credits_left > 0
+      and (credits_left > 0 or :"schema".ai_credit_dear(user_id))
       and (priority, expires_at, id) < (ending.priority, ending.expires_at, ending.id);
 
-    -- What is to change is materialized, with the account in each row: otherwise PostgreSQL may work it out anew for
-    -- every hold that there ever was.
+    -- What is to change is materialized, with the account in each row: see 'For the planner' in README.md.
     with hold as (
       select user_id, seq, credits_left - pinned as credits, sum(credits_left - pinned) over (order by id) as lies_to
       from :"schema".ai_credit_holds
       where user_id = account.user_id and state = 'open'
+        and (state = 'open' or :"schema".ai_credit_dear(user_id))
     ), overlap as materialized (
       select user_id, seq,
         least(lies_to, lies_from + ending.credits_left) - greatest(lies_to - credits, lies_from) as credits
@@ -137,29 +152,28 @@ $$;
 create or replace function :"schema".ai_credit_grant(
   p_caller integer, p_user_id varchar, p_credits bigint, p_reason varchar, p_expires_at timestamptz, p_priority integer,
   p_idempotency_key varchar, p_allowance jsonb, p_lock_timeout integer,
-  out verdict varchar, out id bigint, out expires_at varchar, out total bigint, out used bigint, out held bigint
+  out verdict varchar, out id bigint, out expires_at varchar, out total bigint, out used bigint, out held bigint,
+  out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 #variable_conflict use_column
 declare
-  account :"schema".ai_credits := :"schema".ai_credit_lock(p_user_id, p_allowance, p_lock_timeout);
-  earlier :"schema".ai_credit_grants;
+  account :"schema".ai_credit_account := :"schema".ai_credit_lock(p_user_id, p_allowance, p_lock_timeout);
 begin
-  if account.user_id is null or account.due_at <= account.updated_at then
-    verdict := :"schema".ai_credit_obstacle(account, p_user_id);
+  settled := account.settled;
+  verdict := account.obstacle;
+  if verdict is not null then
     return;
   end if;
   if p_idempotency_key is not null then
-    select * into earlier from :"schema".ai_credit_grants where user_id = p_user_id and idempotency_key = p_idempotency_key;
+    select case when (credits, priority) = (p_credits, p_priority) and reason is not distinct from p_reason
+        then 'replayed' else 'conflict' end,
+      id, :"schema".ai_credit_iso(expires_at), total_after, used_after, held_after
+    into verdict, ai_credit_grant.id, ai_credit_grant.expires_at, total, used, held
+    from :"schema".ai_credit_grants where user_id = p_user_id and idempotency_key = p_idempotency_key
+      and (idempotency_key is not null or :"schema".ai_credit_dear(user_id));
     if found then
-      verdict := case when (earlier.credits, earlier.priority) = (p_credits, p_priority)
-        and earlier.reason is not distinct from p_reason then 'replayed' else 'conflict' end;
-      ai_credit_grant.id := earlier.id;
-      ai_credit_grant.expires_at := :"schema".ai_credit_iso(earlier.expires_at);
-      total := earlier.total_after;
-      used := earlier.used_after;
-      held := earlier.held_after;
       return;
     end if;
   end if;
@@ -188,20 +202,23 @@ begin
   held := account.held_credits;
 end
 $$;
+comment on function :"schema".ai_credit_grant(
+  integer, varchar, bigint, varchar, timestamptz, integer, varchar, jsonb, integer
+) is 'Adds credits to an account.';
 
 -- Takes back what is unspent of a grant. Verdicts: 'accepted', 'replayed', 'missing', 'closed' (it has expired), and the
 -- obstacles.
 create or replace function :"schema".ai_credit_revoke(
   p_caller integer, p_grant_id bigint, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer,
-  out verdict varchar, out user_id varchar, out credits bigint, out total bigint, out used bigint, out held bigint
+  out verdict varchar, out user_id varchar, out credits bigint, out total bigint, out used bigint, out held bigint,
+  out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 #variable_conflict use_column
 declare
-  account :"schema".ai_credits;
-  revoked :"schema".ai_credit_grants;
-  event :"schema".ai_credit_events;
+  account :"schema".ai_credit_account;
+  revoked record;
   ended record;
 begin
   select user_id into ai_credit_revoke.user_id from :"schema".ai_credit_grants
@@ -211,31 +228,31 @@ begin
     return;
   end if;
   account := :"schema".ai_credit_lock(ai_credit_revoke.user_id, p_allowance, p_lock_timeout);
-  if account.user_id is null or account.due_at <= account.updated_at then
-    verdict := :"schema".ai_credit_obstacle(account, ai_credit_revoke.user_id);
+  settled := account.settled;
+  verdict := account.obstacle;
+  if verdict is not null then
     return;
   end if;
-  select * into revoked from :"schema".ai_credit_grants where user_id = account.user_id and id = p_grant_id;
+  select state, closing_seq into revoked from :"schema".ai_credit_grants where user_id = account.user_id and id = p_grant_id;
   if revoked.state = 'expired' then
     verdict := 'closed';
     return;
   end if;
   if revoked.state = 'living' then
     verdict := 'accepted';
-    ended := :"schema".ai_credit_end_grant(account, p_grant_id, 'revoked'::varchar);
+    ended := :"schema".ai_credit_end_grant(account, p_grant_id, 'revoked'::text);
     account := ended.account;
     account.total_credits := account.total_credits - ended.rest;
-    account := :"schema".ai_credit_note(account, 'revoke'::varchar, account.updated_at, -ended.rest, p_grant_id, null::jsonb);
+    account := :"schema".ai_credit_note(account, 'revoke'::text, account.updated_at, -ended.rest, p_grant_id, null::jsonb);
     update :"schema".ai_credit_grants set closing_seq = account.seq where user_id = account.user_id and id = p_grant_id;
     perform :"schema".ai_credit_save(account);
     revoked.closing_seq := account.seq;
   else
     verdict := 'replayed';
   end if;
-  select * into event from :"schema".ai_credit_events where user_id = account.user_id and seq = revoked.closing_seq;
-  credits := -event.amount;
-  total := event.total_after;
-  used := event.used_after;
-  held := event.held_after;
+  select -amount, total_after, used_after, held_after into credits, total, used, held
+  from :"schema".ai_credit_events where user_id = account.user_id and seq = revoked.closing_seq;
 end
 $$;
+comment on function :"schema".ai_credit_revoke(integer, bigint, varchar, jsonb, integer)
+is 'Takes back what is unspent of a grant.';

@@ -1,65 +1,75 @@
 -- Holds: credits set aside, then captured or released.
 
 -- What an idempotency key of a hold stands for.
-create or replace function :"schema".ai_credit_hold_hash(p_credits bigint, p_operation varchar, p_metadata jsonb, p_ttl bigint)
-returns bytea
+create or replace function :"schema".ai_credit_hold_hash(
+  p_credits bigint, p_operation varchar, p_metadata jsonb, p_ttl bigint, p_budget varchar
+) returns bytea
 language sql immutable
-return :"schema".ai_credit_hash(jsonb_build_array(p_credits, p_operation, p_metadata, p_ttl));
+return :"schema".ai_credit_hash(case
+  when p_budget is null then jsonb_build_array(p_credits, p_operation, p_metadata, p_ttl)
+  else jsonb_build_array(p_credits, p_operation, p_metadata, p_ttl, p_budget) end);
 
--- Sets credits aside. Verdicts as those of a deduct.
+-- Sets credits aside. Verdicts, and counted, as those of a deduct.
 create or replace function :"schema".ai_credit_hold(
   p_caller integer, p_user_id varchar, p_credits bigint, p_operation varchar, p_metadata jsonb, p_ttl integer,
-  p_idempotency_key varchar, p_allowance jsonb, p_lock_timeout integer,
-  out verdict varchar, out id bigint, out expires_at varchar, out total bigint, out used bigint, out held bigint
+  p_idempotency_key varchar, p_budget varchar, p_allowance jsonb, p_lock_timeout integer, p_tell boolean default false,
+  out verdict varchar, out id bigint, out expires_at varchar, out total bigint, out used bigint, out held bigint,
+  out refusal varchar, out counted varchar, out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 #variable_conflict use_column
 declare
-  account :"schema".ai_credits := :"schema".ai_credit_lock(p_user_id, p_allowance, p_lock_timeout);
-  hold :"schema".ai_credit_holds;
+  account :"schema".ai_credit_account := :"schema".ai_credit_lock(p_user_id, p_allowance, p_lock_timeout);
+  expires timestamptz := account.updated_at + p_ttl * interval '1 millisecond';
   hash bytea;
+  path varchar[];
 begin
-  if account.user_id is null or account.due_at <= account.updated_at then
-    verdict := :"schema".ai_credit_obstacle(account, p_user_id);
+  settled := account.settled;
+  verdict := account.obstacle;
+  if verdict is not null then
     return;
   end if;
   if p_idempotency_key is not null then
-    hash := :"schema".ai_credit_hold_hash(p_credits, p_operation, p_metadata, p_ttl::bigint);
-    select * into hold from :"schema".ai_credit_holds where user_id = p_user_id and idempotency_key = p_idempotency_key;
+    hash := :"schema".ai_credit_hold_hash(p_credits, p_operation, p_metadata, p_ttl::bigint, p_budget);
+    select case when request_hash = hash then 'replayed' else 'conflict' end,
+      id, :"schema".ai_credit_iso(created_at + ttl * interval '1 millisecond'), total_after, used_after, held_after
+    into verdict, ai_credit_hold.id, ai_credit_hold.expires_at, total, used, held
+    from :"schema".ai_credit_holds where user_id = p_user_id and idempotency_key = p_idempotency_key
+      and (idempotency_key is not null or :"schema".ai_credit_dear(user_id));
     if found then
-      verdict := case when hold.request_hash = hash then 'replayed' else 'conflict' end;
-      ai_credit_hold.id := hold.id;
-      ai_credit_hold.expires_at := :"schema".ai_credit_iso(hold.created_at + hold.ttl * interval '1 millisecond');
-      total := hold.total_after;
-      used := hold.used_after;
-      held := hold.held_after;
       return;
     end if;
   end if;
 
-  if :"schema".ai_credit_fits(account, p_credits) then
-    verdict := 'accepted';
+  if p_budget is not null then
+    path := :"schema".ai_credit_path(p_user_id, p_budget);
+    refusal := :"schema".ai_credit_refusal(account, path, p_credits, '{}'::bigint[], '{}'::bigint[]);
+  end if;
+  verdict := :"schema".ai_credit_verdict(account, p_credits, p_budget, path, refusal::text);
+  if verdict = 'accepted' then
+    if p_budget is not null then
+      counted := :"schema".ai_credit_count_along(account, path, true, 0::bigint, 0::bigint, p_credits, account.seq + 1, p_tell);
+    end if;
     account.held_credits := account.held_credits + p_credits;
     account.seq := account.seq + 1;
     insert into :"schema".ai_credit_holds (user_id, seq, credits, credits_left, operation, metadata, ttl, created_at, expires_at,
-      total_after, used_after, held_after, idempotency_key, request_hash)
-    values (p_user_id, account.seq, p_credits, p_credits, p_operation, p_metadata, p_ttl, account.updated_at,
-      account.updated_at + p_ttl * interval '1 millisecond',
-      account.total_credits, account.used_credits, account.held_credits, p_idempotency_key, hash)
-    returning * into hold;
-    account.due_at := least(account.due_at, hold.expires_at);
+      total_after, used_after, held_after, idempotency_key, request_hash, budgets)
+    values (p_user_id, account.seq, p_credits, p_credits, p_operation, p_metadata, p_ttl, account.updated_at, expires,
+      account.total_credits, account.used_credits, account.held_credits, p_idempotency_key, hash, path)
+    returning id into ai_credit_hold.id;
+    account.due_at := least(account.due_at, expires);
     perform :"schema".ai_credit_save(account);
-    ai_credit_hold.id := hold.id;
-    ai_credit_hold.expires_at := :"schema".ai_credit_iso(hold.expires_at);
-  else
-    verdict := 'insufficient';
+    ai_credit_hold.expires_at := :"schema".ai_credit_iso(expires);
   end if;
   total := account.total_credits;
   used := account.used_credits;
   held := account.held_credits;
 end
 $$;
+comment on function :"schema".ai_credit_hold(
+  integer, varchar, bigint, varchar, jsonb, integer, varchar, varchar, jsonb, integer, boolean
+) is 'Sets credits of an account aside until they are captured or released, or the hold lapses.';
 
 -- The account of a hold, and nobody's where the caller names another one.
 create or replace function :"schema".ai_credit_hold_user(p_hold_id bigint, p_user_id varchar) returns varchar
@@ -68,16 +78,41 @@ return (select user_id from :"schema".ai_credit_holds where id = p_hold_id and u
 
 -- The accounts of holds, in their order, as a JSON array; null for a hold that there is not.
 create or replace function :"schema".ai_credit_hold_users(p_caller integer, p_hold_ids bigint[], out accounts varchar)
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql stable as $$
 begin
   accounts := (select json_agg(:"schema".ai_credit_hold_user(id, null::varchar) order by place)
     from unnest(p_hold_ids) with ordinality as hold(id, place));
 end
 $$;
+comment on function :"schema".ai_credit_hold_users(integer, bigint[])
+is 'Returns the accounts of holds.';
 
 -- Captures and releases, for a call that goes alone and for one that shares its statement: each function is handed a
 -- locked account and the hold as it is, and returns both as they will be, and what the caller is told.
+
+-- To close a hold is to take it from its account, and to say so in the hold. Both are expressions, which PostgreSQL writes into
+-- those that name them: a function that is called would cost a shared statement of captures a twentieth.
+
+-- An account without one of its holds. Of a hold that is open, what it has left is held no longer, and what is pinned to it,
+-- which belongs to no living grant, leaves the total.
+create or replace function :"schema".ai_credit_without_hold(
+  p_account :"schema".ai_credit_account, p_hold :"schema".ai_credit_hold_state
+) returns :"schema".ai_credit_account
+language sql immutable
+return row(p_account.user_id, p_account.total_credits - p_hold.pinned, p_account.used_credits,
+  p_account.held_credits - case p_hold.state when 'open' then p_hold.credits_left else 0 end,
+  p_account.spent_before, p_account.allocated, p_account.overdraft, p_account.seq, p_account.summed_seq, p_account.due_at,
+  p_account.created_at,  p_account.updated_at, p_account.plan, p_account.plan_own, p_account.next_plan, p_account.renews_at, p_account.obstacle,
+  p_account.settled);
+
+-- A hold that the posting p_seq has closed.
+create or replace function :"schema".ai_credit_closed_hold(
+  p_hold :"schema".ai_credit_hold_state, p_state text, p_seq bigint, p_hash bytea
+) returns :"schema".ai_credit_hold_state
+language sql immutable
+return row(p_hold.id, p_hold.user_id, p_hold.seq, p_state, 0::bigint, 0::bigint, p_hold.operation, p_hold.metadata, p_seq, p_hash,
+  p_hold.budgets);
 
 -- Turns a hold, or a part of it, into spending. p_credits null: all that is left. Beyond what the hold has it draws on
 -- what is available; where that is short, p_shortfall 'partial' takes what is there, 'reject' refuses. A hold that has
@@ -86,45 +121,45 @@ $$;
 --
 -- Verdicts: as those of a deduct; 'closed' (another call has closed the hold); 'operation' (the hold has another one).
 create or replace function :"schema".ai_credit_decide_capture(
-  inout account :"schema".ai_credits, inout hold :"schema".ai_credit_holds, p_credits bigint, p_metadata jsonb, p_final boolean,
-  p_shortfall varchar, p_idempotency_key varchar, p_operation varchar, p_price_version varchar, p_quantities jsonb,
-  out record :"schema".ai_credit_usage, out answer :"schema".ai_credit_answer
+  inout account :"schema".ai_credit_account, inout hold :"schema".ai_credit_hold_state, p_credits bigint, p_metadata jsonb,
+  p_final boolean, p_shortfall text, p_idempotency_key text, p_operation varchar, p_price_version text, p_quantities jsonb,
+  out record :"schema".ai_credit_record, out answer :"schema".ai_credit_answer
 )
 language plpgsql as $$
 declare
-  earlier :"schema".ai_credit_usage;
   hash bytea := :"schema".ai_credit_hash(case when p_quantities is null
     then jsonb_build_array(p_credits, p_metadata, p_final, p_shortfall)
     else jsonb_build_array(p_operation, p_quantities, p_metadata, p_final, p_shortfall) end);
-  available bigint := account.total_credits - account.used_credits - account.held_credits;
+  available bigint := :"schema".ai_credit_available(account);
   required bigint := coalesce(p_credits, hold.credits_left);
   own bigint;     -- of those required, what the hold covers
-  extra bigint;   -- and what it does not, so far as it is available
+  extra bigint;   -- and what it does not, so far as it can be spent
   pinned bigint;  -- of the own, what was kept from grants that have ended
+  earlier bigint; -- the posting of a capture that was the same request, or had the same key
 begin
   if p_operation <> hold.operation then
     answer.verdict := 'operation';
     return;
   end if;
   if p_idempotency_key is not null then
-    select * into earlier from :"schema".ai_credit_usage
-    where user_id = account.user_id and kind = 'capture' and hold_id = hold.id and idempotency_key = p_idempotency_key;
+    select seq into earlier from :"schema".ai_credit_usage
+    where user_id = account.user_id and kind = 'capture' and hold_id = hold.id and idempotency_key = p_idempotency_key
+      and (idempotency_key is not null or :"schema".ai_credit_dear(user_id));
   elsif hold.state = 'captured' and hold.closing_hash = hash then
-    select * into earlier from :"schema".ai_credit_usage where user_id = account.user_id and seq = hold.closing_seq;
+    earlier := hold.closing_seq;
   end if;
-  if earlier.id is not null then
-    answer.verdict := case when earlier.request_hash = hash then 'replayed' else 'conflict' end;
-    answer.id := earlier.id;
-    answer.total := earlier.total_after;
-    answer.used := earlier.used_after;
-    answer.held := earlier.held_after;
-    answer.credits := earlier.credits_used;
-    answer.uncollected := earlier.uncollected;
-    return;
+  if earlier is not null then
+    select case when request_hash = hash then 'replayed' else 'conflict' end,
+      id, total_after, used_after, held_after, credits_used, uncollected, null::bigint
+    into answer
+    from :"schema".ai_credit_usage where user_id = account.user_id and seq = earlier;
+    if found then
+      return;
+    end if;
   end if;
 
   own := case hold.state when 'open' then least(required, hold.credits_left) else 0 end;
-  extra := least(required - own, greatest(0, available + account.overdraft));
+  extra := least(required - own, greatest(0, :"schema".ai_credit_spendable(account)));
   answer.required := required;
   if hold.state not in ('open', 'lapsed') then
     answer.verdict := 'closed';
@@ -136,22 +171,15 @@ begin
     account.allocated := account.allocated + pinned;
     account.held_credits := account.held_credits - own;
     account.used_credits := account.used_credits + own + extra;
-    account.seq := account.seq + 1;
     if hold.state = 'open' then
       hold.credits_left := hold.credits_left - own;
       hold.pinned := hold.pinned - pinned;
     end if;
     if p_final or hold.state = 'lapsed' then
-      if hold.state = 'open' then
-        account.held_credits := account.held_credits - hold.credits_left;
-        account.total_credits := account.total_credits - hold.pinned;
-      end if;
-      hold.state := 'captured';
-      hold.credits_left := 0;
-      hold.pinned := 0;
-      hold.closing_seq := account.seq;
-      hold.closing_hash := hash;
+      account := :"schema".ai_credit_without_hold(account, hold);
+      hold := :"schema".ai_credit_closed_hold(hold, 'captured'::text, account.seq + 1, hash);
     end if;
+    account.seq := account.seq + 1;
     record.id := nextval(':"schema".ai_credit_usage_id_seq');
     record.user_id := account.user_id;
     record.seq := account.seq;
@@ -166,10 +194,11 @@ begin
     record.idempotency_key := p_idempotency_key;
     record.request_hash := hash;
     record.hold_id := hold.id;
-    record.amount := account.total_credits - account.used_credits - account.held_credits - available;
+    record.amount := :"schema".ai_credit_available(account) - available;
     record.uncollected := required - own - extra;
     record.price_version := p_price_version;
     record.quantities := p_quantities;
+    record.budgets := hold.budgets;
     answer.id := record.id;
     answer.credits := record.credits_used;
     answer.uncollected := record.uncollected;
@@ -183,11 +212,11 @@ $$;
 -- Gives back what a hold has left; its event is written at once. One that has lapsed gave it back already: it stays as it
 -- is, and may still be captured.
 create or replace function :"schema".ai_credit_decide_release(
-  inout account :"schema".ai_credits, inout hold :"schema".ai_credit_holds, out answer :"schema".ai_credit_answer
+  inout account :"schema".ai_credit_account, inout hold :"schema".ai_credit_hold_state, out answer :"schema".ai_credit_answer
 )
 language plpgsql as $$
 declare
-  event :"schema".ai_credit_events;
+  available bigint := :"schema".ai_credit_available(account);
 begin
   if hold.state = 'captured' then
     answer.verdict := 'closed';
@@ -196,24 +225,29 @@ begin
   answer.verdict := 'replayed';
   if hold.state = 'open' then
     answer.verdict := 'accepted';
-    account.held_credits := account.held_credits - hold.credits_left;
-    account.total_credits := account.total_credits - hold.pinned;
-    account := :"schema".ai_credit_note(account, 'release'::varchar, account.updated_at, hold.credits_left - hold.pinned, hold.id,
-      null::jsonb);
-    hold.state := 'released';
-    hold.credits_left := 0;
-    hold.pinned := 0;
-    hold.closing_seq := account.seq;
+    account := :"schema".ai_credit_without_hold(account, hold);
+    hold := :"schema".ai_credit_closed_hold(hold, 'released'::text, account.seq + 1, null::bytea);
+    account := :"schema".ai_credit_note(account, 'release'::text, account.updated_at,
+      :"schema".ai_credit_available(account) - available, hold.id, null::jsonb);
   end if;
-  select * into event from :"schema".ai_credit_events where user_id = account.user_id and seq = hold.closing_seq;
-  answer.total := event.total_after;
-  answer.used := event.used_after;
-  answer.held := event.held_after;
-  answer.credits := event.amount;
+  select total_after, used_after, held_after, amount into answer.total, answer.used, answer.held, answer.credits
+  from :"schema".ai_credit_events where user_id = account.user_id and seq = hold.closing_seq;
 end
 $$;
 
-create or replace function :"schema".ai_credit_save_hold(p_hold :"schema".ai_credit_holds) returns void
+-- A hold, as captures and releases are handed it; null for one that there is not.
+create or replace function :"schema".ai_credit_read_hold(p_hold_id bigint) returns :"schema".ai_credit_hold_state
+language plpgsql stable as $$
+declare
+  hold :"schema".ai_credit_hold_state;
+begin
+  select id, user_id, seq, state, credits_left, pinned, operation, metadata, closing_seq, closing_hash, budgets into hold
+  from :"schema".ai_credit_holds where id = p_hold_id;
+  return hold;
+end
+$$;
+
+create or replace function :"schema".ai_credit_save_hold(p_hold :"schema".ai_credit_hold_state) returns void
 language plpgsql as $$
 begin
   update :"schema".ai_credit_holds
@@ -224,20 +258,20 @@ end
 $$;
 
 -- A capture that goes alone: see ai_credit_decide_capture. Verdicts besides: 'missing' (there is no such hold, or pruning
--- took it meanwhile), and the obstacles.
+-- took it meanwhile), and the obstacles. counted as of a deduct.
 create or replace function :"schema".ai_credit_capture(
   p_caller integer, p_hold_id bigint, p_user_id varchar, p_credits bigint, p_metadata jsonb, p_final boolean, p_shortfall varchar,
   p_idempotency_key varchar, p_operation varchar, p_price_version varchar, p_quantities jsonb,
-  p_allowance jsonb, p_time_zone varchar, p_lock_timeout integer,
+  p_allowance jsonb, p_lock_timeout integer, p_tell boolean default false,
   out verdict varchar, out user_id varchar, out id bigint, out credits bigint, out uncollected bigint,
-  out required bigint, out total bigint, out used bigint, out held bigint
+  out required bigint, out total bigint, out used bigint, out held bigint, out counted varchar, out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 #variable_conflict use_column
 declare
-  account :"schema".ai_credits;
-  hold :"schema".ai_credit_holds;
+  account :"schema".ai_credit_account;
+  hold :"schema".ai_credit_hold_state;
   decided record;
   answer :"schema".ai_credit_answer;
 begin
@@ -247,21 +281,26 @@ begin
     return;
   end if;
   account := :"schema".ai_credit_lock(ai_credit_capture.user_id, p_allowance, p_lock_timeout);
-  if account.user_id is null or account.due_at <= account.updated_at then
-    verdict := :"schema".ai_credit_obstacle(account, ai_credit_capture.user_id);
+  settled := account.settled;
+  verdict := account.obstacle;
+  if verdict is not null then
     return;
   end if;
-  select * into hold from :"schema".ai_credit_holds where id = p_hold_id;
-  if not found then
+  hold := :"schema".ai_credit_read_hold(p_hold_id);
+  if hold.id is null then
     verdict := 'missing';
     return;
   end if;
-  decided := :"schema".ai_credit_decide_capture(account, hold, p_credits, p_metadata, p_final, p_shortfall, p_idempotency_key,
-    p_operation, p_price_version, p_quantities);
+  decided := :"schema".ai_credit_decide_capture(account, hold, p_credits, p_metadata, p_final, p_shortfall::text,
+    p_idempotency_key::text, p_operation, p_price_version::text, p_quantities);
   answer := decided.answer;
   if answer.verdict = 'accepted' then
+    if hold.budgets is not null then
+      counted := :"schema".ai_credit_count_along(account, hold.budgets, false, answer.credits, account.seq + 1,
+        :"schema".ai_credit_holding(decided.hold) - :"schema".ai_credit_holding(hold), hold.seq, p_tell);
+    end if;
     perform :"schema".ai_credit_save_hold(decided.hold);
-    perform :"schema".ai_credit_post(decided.account, decided.record, p_time_zone);
+    perform :"schema".ai_credit_post(decided.account, decided.record);
   end if;
   verdict := answer.verdict;
   id := answer.id;
@@ -273,17 +312,21 @@ begin
   held := answer.held;
 end
 $$;
+comment on function :"schema".ai_credit_capture(
+  integer, bigint, varchar, bigint, jsonb, boolean, varchar, varchar, varchar, varchar, jsonb, jsonb, integer, boolean
+) is 'Turns a hold, or a part of it, into spending.';
 
 -- A release that goes alone: see ai_credit_decide_release.
 create or replace function :"schema".ai_credit_release(
   p_caller integer, p_hold_id bigint, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer,
-  out verdict varchar, out user_id varchar, out credits bigint, out total bigint, out used bigint, out held bigint
+  out verdict varchar, out user_id varchar, out credits bigint, out total bigint, out used bigint, out held bigint,
+  out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 declare
-  account :"schema".ai_credits;
-  hold :"schema".ai_credit_holds;
+  account :"schema".ai_credit_account;
+  hold :"schema".ai_credit_hold_state;
   decided record;
   answer :"schema".ai_credit_answer;
 begin
@@ -293,18 +336,23 @@ begin
     return;
   end if;
   account := :"schema".ai_credit_lock(user_id, p_allowance, p_lock_timeout);
-  if account.user_id is null or account.due_at <= account.updated_at then
-    verdict := :"schema".ai_credit_obstacle(account, user_id);
+  settled := account.settled;
+  verdict := account.obstacle;
+  if verdict is not null then
     return;
   end if;
-  select * into hold from :"schema".ai_credit_holds where id = p_hold_id;
-  if not found then
+  hold := :"schema".ai_credit_read_hold(p_hold_id);
+  if hold.id is null then
     verdict := 'missing';
     return;
   end if;
   decided := :"schema".ai_credit_decide_release(account, hold);
   answer := decided.answer;
   if answer.verdict = 'accepted' then
+    if hold.budgets is not null then
+      perform :"schema".ai_credit_count_along(account, hold.budgets, false, 0::bigint, 0::bigint,
+        - :"schema".ai_credit_holding(hold), hold.seq, false);
+    end if;
     perform :"schema".ai_credit_save_hold(decided.hold);
     perform :"schema".ai_credit_save(decided.account);
   end if;
@@ -315,20 +363,22 @@ begin
   held := answer.held;
 end
 $$;
+comment on function :"schema".ai_credit_release(integer, bigint, varchar, jsonb, integer)
+is 'Gives back what a hold has left.';
 
 -- Lets an open hold live for p_ttl milliseconds from now, and no shorter than before. Verdicts: 'accepted', 'missing',
 -- 'closed', and the obstacles.
 create or replace function :"schema".ai_credit_extend(
   p_caller integer, p_hold_id bigint, p_user_id varchar, p_ttl integer, p_allowance jsonb, p_lock_timeout integer,
   out verdict varchar, out user_id varchar, out credits bigint, out expires_at varchar,
-  out total bigint, out used bigint, out held bigint
+  out total bigint, out used bigint, out held bigint, out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 #variable_conflict use_column
 declare
-  account :"schema".ai_credits;
-  hold :"schema".ai_credit_holds;
+  account :"schema".ai_credit_account;
+  hold record;
 begin
   ai_credit_extend.user_id := :"schema".ai_credit_hold_user(p_hold_id, p_user_id);
   if ai_credit_extend.user_id is null then
@@ -336,14 +386,15 @@ begin
     return;
   end if;
   account := :"schema".ai_credit_lock(ai_credit_extend.user_id, p_allowance, p_lock_timeout);
-  if account.user_id is null or account.due_at <= account.updated_at then
-    verdict := :"schema".ai_credit_obstacle(account, ai_credit_extend.user_id);
+  settled := account.settled;
+  verdict := account.obstacle;
+  if verdict is not null then
     return;
   end if;
   update :"schema".ai_credit_holds
   set expires_at = greatest(expires_at, account.updated_at + p_ttl * interval '1 millisecond')
   where user_id = account.user_id and id = p_hold_id and state = 'open'
-  returning * into hold;
+  returning credits_left, expires_at into hold;
   verdict := case when found then 'accepted' else 'closed' end;
   credits := hold.credits_left;
   ai_credit_extend.expires_at := :"schema".ai_credit_iso(hold.expires_at);
@@ -352,13 +403,15 @@ begin
   held := account.held_credits;
 end
 $$;
+comment on function :"schema".ai_credit_extend(integer, bigint, varchar, integer, jsonb, integer)
+is 'Lets an open hold live longer.';
 
 -- What captures were for, each known by its hold, and by its usage record where it made one: a JSON array, in order, of
 -- [operation, metadata, by how much it changed what is available].
 create or replace function :"schema".ai_credit_captures(
   p_caller integer, p_hold_ids bigint[], p_record_ids bigint[], out captures varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql stable as $$
 begin
   select json_agg(json_build_array(
@@ -369,3 +422,5 @@ begin
   from unnest(p_hold_ids, p_record_ids) with ordinality as asked(hold_id, record_id, place);
 end
 $$;
+comment on function :"schema".ai_credit_captures(integer, bigint[], bigint[])
+is 'Returns what captures were for, as listeners are told of it.';

@@ -10,18 +10,22 @@ create or replace function :"schema".ai_credit_prune_account(
 )
 language plpgsql as $$
 declare
-  pruned :"schema".ai_credit_pruned;
+  pruned record;
   first_seq bigint := 0; -- after this one, up to and with the last
   last_seq bigint;
-  opening :"schema".ai_credit_entries;
+  summed_to bigint; -- daily usage has what goes up to and with this posting
+  opening record;
   ended bigint[];
   going bigint[];
   oldest bigint; -- of those
   gone bigint := 0;
+  counted :"schema".ai_credit_counted[]; -- of those, what counts in budgets
+  time_zone text := :"schema".ai_credit_time_zone();
 begin
-  select * into pruned from :"schema".ai_credit_pruned where user_id = p_user_id;
+  select seq, credits into pruned from :"schema".ai_credit_pruned where user_id = p_user_id;
   first_seq := coalesce(pruned.seq, 0);
-  select least(seq, first_seq + p_limit) into last_seq from :"schema".ai_credits where user_id = p_user_id;
+  select least(seq, first_seq + p_limit), coalesce(summed_seq, seq) into last_seq, summed_to
+  from :"schema".ai_credits where user_id = p_user_id;
   last_seq := coalesce((
     select seq - 1 from :"schema".ai_credit_entries
     where user_id = p_user_id and kind <> 'opening' and seq > first_seq and seq <= last_seq and created_at >= p_before
@@ -31,11 +35,16 @@ begin
   if entries <= 0 then
     return;
   end if;
-  select * into opening from :"schema".ai_credit_entries
+  select created_at, total_after, used_after, held_after into opening from :"schema".ai_credit_entries
   where user_id = p_user_id and seq >= first_seq and seq <= last_seq
   order by seq desc, kind <> 'opening' limit 1;
 
-  -- Here and below, || '' and + 0 and OFFSET 0: otherwise PostgreSQL may look through all of the account for what has an index.
+  if summed_to < last_seq then
+    perform :"schema".ai_credit_sum_up(array[p_user_id], array[summed_to]);
+    update :"schema".ai_credits set summed_seq = seq where user_id = p_user_id;
+  end if;
+
+  -- Here and below || '', + 0, OFFSET 0 and counts: see 'For the planner' in README.md.
   with hold as (
     delete from :"schema".ai_credit_holds
     where user_id || '' = p_user_id and state <> 'open' and closing_seq <= last_seq and id = any(array(
@@ -48,7 +57,6 @@ begin
   )
   select coalesce(array_agg(id), '{}') into ended from hold;
 
-  -- Counted rather than asked for with EXISTS, which PostgreSQL may answer for all of the account at once.
   with old as (
     select id, seq, case when kind = 'capture' and idempotency_key is not null then hold_id end as hold_id
     from :"schema".ai_credit_usage
@@ -62,7 +70,8 @@ begin
     select capture.id, capture.seq, null from unnest(ended) as hold (id),
       lateral (
         select id, seq from :"schema".ai_credit_usage
-        where user_id = p_user_id and hold_id = hold.id and kind = 'capture' and idempotency_key is not null offset 0
+        where user_id = p_user_id and hold_id = hold.id and kind = 'capture' and idempotency_key is not null
+          and (idempotency_key is not null or :"schema".ai_credit_dear(user_id)) offset 0
       ) capture
   ), unneeded as (
     select id, seq from old
@@ -78,13 +87,23 @@ begin
       lateral (select seq from :"schema".ai_credit_usage where user_id = p_user_id and refunded_id = unneeded.id offset 0) refund
   ) going;
 
-  -- The range for PostgreSQL before 17, which looks through all of the account for so many.
+  -- The range, too: see 'For the planner' in README.md.
   with record as (
     delete from :"schema".ai_credit_usage
     where user_id = p_user_id and seq >= oldest and seq <= last_seq and seq = any(going)
-    returning credits_used
+    returning seq, credits_used, refunded_id, budgets, created_at, operation, metadata
   )
-  select count(*), coalesce(sum(credits_used), 0) into records, gone from record;
+  select count(*), coalesce(sum(credits_used), 0),
+    array_agg(cast(row(
+      case when refunded_id is null then seq
+        else (select original.seq from :"schema".ai_credit_usage original where original.id = record.refunded_id) end,
+      credits_used, budgets, (created_at at time zone time_zone)::date, operation,
+      :"schema".ai_credit_hash(metadata)) as :"schema".ai_credit_counted)) filter (where budgets is not null)
+  into records, gone, counted
+  from record;
+  if counted is not null then
+    perform :"schema".ai_credit_prune_budgets(p_user_id, counted);
+  end if;
 
   delete from :"schema".ai_credit_events
   where user_id = p_user_id and seq > first_seq and seq <= last_seq and kind <> 'revoke';
@@ -107,7 +126,7 @@ create or replace function :"schema".ai_credit_prune(
   p_caller integer, p_before timestamptz, p_from varchar, p_batch integer, p_lock_timeout integer,
   out verdict varchar, out next varchar, out accounts integer, out records integer
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set lock_timeout = 0
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set lock_timeout = 0
 language plpgsql as $$
 declare
   account record;
@@ -151,3 +170,5 @@ begin
   end loop;
 end
 $$;
+comment on function :"schema".ai_credit_prune(integer, timestamptz, varchar, integer, integer)
+is 'Deletes old usage records of accounts, in parts.';

@@ -1,14 +1,16 @@
 -- Reading: balances, daily usage, statements.
 
--- An account as it is, which no charge in flight is waited for; locked only where it is missing, or something is due. It
--- may have an obstacle then, as what ai_credit_lock returns.
+-- The balance of an account as it is, which no charge in flight is waited for. It is locked only where it is missing, or
+-- something is due, and may have an obstacle then, as what ai_credit_lock returns.
 create or replace function :"schema".ai_credit_current(p_user_id varchar, p_allowance jsonb, p_lock_timeout integer)
-returns :"schema".ai_credits
+returns :"schema".ai_credit_account
 language plpgsql as $$
 declare
-  account :"schema".ai_credits;
+  account :"schema".ai_credit_account;
 begin
-  select * into account from :"schema".ai_credits where user_id = p_user_id;
+  select total_credits, used_credits, held_credits, due_at, updated_at
+  into account.total_credits, account.used_credits, account.held_credits, account.due_at, account.updated_at
+  from :"schema".ai_credits where user_id = p_user_id;
   if not found or account.due_at <= greatest(:"schema".ai_credit_now(), account.updated_at) then
     account := :"schema".ai_credit_lock(p_user_id, p_allowance, p_lock_timeout);
   end if;
@@ -19,15 +21,16 @@ $$;
 -- The committed balance. Creates the account where it is missing. Verdicts: 'accepted', and the obstacles.
 create or replace function :"schema".ai_credit_balance(
   p_caller integer, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer,
-  out verdict varchar, out total bigint, out used bigint, out held bigint
+  out verdict varchar, out total bigint, out used bigint, out held bigint, out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 declare
-  account :"schema".ai_credits := :"schema".ai_credit_current(p_user_id, p_allowance, p_lock_timeout);
+  account :"schema".ai_credit_account := :"schema".ai_credit_current(p_user_id, p_allowance, p_lock_timeout);
 begin
-  if account.user_id is null or account.due_at <= account.updated_at then
-    verdict := :"schema".ai_credit_obstacle(account, p_user_id);
+  settled := account.settled;
+  verdict := account.obstacle;
+  if verdict is not null then
     return;
   end if;
   verdict := 'accepted';
@@ -36,22 +39,26 @@ begin
   held := account.held_credits;
 end
 $$;
+comment on function :"schema".ai_credit_balance(integer, varchar, jsonb, integer)
+is 'Returns the balance of an account.';
 
--- The balance and a page of daily usage in one snapshot, so that they agree; entries that refunds have brought to nothing
--- are left out. entries is a JSON array of [day, used, operation, metadata, hash]; p_after_* name the last entry of the page
--- before. Rows are found by the primary key's (user_id, day) and sorted within one day at a time.
+-- The balance and a page of daily usage, of the account or of one of its budgets, in one snapshot, so that they agree. entries is a JSON array of [day, used, operation,
+-- metadata, hash]; p_after: see ai_credit_days.
 create or replace function :"schema".ai_credit_history(
-  p_caller integer, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer, p_time_zone varchar, p_days integer, p_limit integer,
-  p_after_day date, p_after_used bigint, p_after_operation varchar, p_after_hash bytea,
-  out verdict varchar, out total bigint, out used bigint, out held bigint, out entries varchar
+  p_caller integer, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer, p_days integer, p_limit integer, p_after jsonb,
+  p_budget varchar,
+  out verdict varchar, out total bigint, out used bigint, out held bigint, out entries varchar,
+  out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
 language plpgsql as $$
 declare
-  current :"schema".ai_credits := :"schema".ai_credit_current(p_user_id, p_allowance, p_lock_timeout);
+  current :"schema".ai_credit_account := :"schema".ai_credit_current(p_user_id, p_allowance, p_lock_timeout);
+  time_zone text := :"schema".ai_credit_time_zone();
 begin
-  if current.user_id is null or current.due_at <= current.updated_at then
-    verdict := :"schema".ai_credit_obstacle(current, p_user_id);
+  settled := current.settled;
+  verdict := current.obstacle;
+  if verdict is not null then
     return;
   end if;
   verdict := 'accepted';
@@ -59,50 +66,51 @@ begin
   into total, used, held, entries
   from :"schema".ai_credits account,
     lateral (
-      select coalesce(json_agg(json_build_array(
-          day, used_credits, operation, metadata, encode(metadata_hash, 'hex'))), '[]')::varchar as entries
-      from (
-        select * from :"schema".ai_credit_daily_usage
-        where user_id = p_user_id and used_credits <> 0
-          and day > (greatest(:"schema".ai_credit_now(), account.updated_at) at time zone p_time_zone)::date - p_days
-          and (p_after_day is null or day < p_after_day or day = p_after_day and (used_credits < p_after_used
-            or used_credits = p_after_used and (operation collate "C", metadata_hash) > (p_after_operation, p_after_hash)))
-        order by day desc, used_credits desc, operation collate "C", metadata_hash
-        limit p_limit
-      ) daily
+      select coalesce(json_agg(json_build_array(day, used_credits, operation, metadata, encode(metadata_hash, 'hex'))
+        order by place), '[]')::varchar as entries
+      from :"schema".ai_credit_days(account.user_id, p_budget, coalesce(account.summed_seq, account.seq),
+        (greatest(:"schema".ai_credit_now(), account.updated_at) at time zone time_zone)::date - p_days,
+        p_limit::bigint, p_after)
+        with ordinality as entry (day, used_credits, operation, metadata, metadata_hash, place)
     ) page
   where account.user_id = p_user_id;
 end
 $$;
+comment on function :"schema".ai_credit_history(
+  integer, varchar, jsonb, integer, integer, integer, jsonb, varchar
+) is 'Returns the balance of an account and a page of its daily usage.';
 
 -- Every posting of an account, each from the one table that it is written in. The opening is the last posting that the
 -- account's books were closed with. There is no condition on grants, for which PostgreSQL would sort all of them for one
--- page: those that are no postings, as allowances, have no seq.
+-- page: those that are no postings, as allowances, have no seq. See 'For the planner' in README.md: each column has the same type
+-- in all branches.
 create or replace view :"schema".ai_credit_entries as
-select account.user_id, coalesce(pruned.seq, 0) as seq, 'opening'::varchar as kind,
+select account.user_id, coalesce(pruned.seq, 0) as seq, 'opening'::text as kind,
   coalesce(pruned.created_at, account.created_at) as created_at,
   coalesce(pruned.total_after - pruned.used_after - pruned.held_after, opening_total - opening_used) as amount,
-  null::bigint as id, null::varchar as operation, null::jsonb as metadata, null::varchar as reason,
+  null::bigint as id, null::varchar as operation, null::jsonb as metadata, null::text as reason,
   null::bigint as reference_id, null::jsonb as details,
   coalesce(pruned.total_after, opening_total) as total_after, coalesce(pruned.used_after, opening_used) as used_after,
-  coalesce(pruned.held_after, 0) as held_after, null::varchar as price_version, null::jsonb as quantities
+  coalesce(pruned.held_after, 0) as held_after, null::text as price_version, null::jsonb as quantities,
+  null::varchar as budget
 from :"schema".ai_credits account left join :"schema".ai_credit_pruned pruned using (user_id)
 union all
-select user_id, seq, kind, created_at, coalesce(amount, -credits_used), id, operation, metadata, reason,
-  coalesce(hold_id, refunded_id), null, total_after, used_after, held_after, price_version, quantities
+select user_id, seq, kind::text, created_at, coalesce(amount, -credits_used), id, operation, metadata, reason,
+  coalesce(hold_id, refunded_id), null, total_after, used_after, held_after, price_version, quantities, budgets[1]
 from :"schema".ai_credit_usage
 union all
 select user_id, seq, 'hold', created_at, -credits, id, operation, metadata, null, null, null,
-  total_after, used_after, held_after, null, null
+  total_after, used_after, held_after, null, null, budgets[1]
 from :"schema".ai_credit_holds
 union all
 select user_id, seq, 'grant', created_at, credits, id, null, null, reason, null, null,
-  total_after, used_after, held_after, null, null
+  total_after, used_after, held_after, null, null, null
 from :"schema".ai_credit_grants
 union all
 select user_id, seq, kind, created_at, amount, null, null, null, null, reference_id, details,
-  total_after, used_after, held_after, null, null
+  total_after, used_after, held_after, null, null, null
 from :"schema".ai_credit_events;
+comment on view :"schema".ai_credit_entries is 'Every posting of every account, in one form.';
 
 -- The last of an account's postings before an instant. Postings are in the order of time, so it is found by halving.
 create or replace function :"schema".ai_credit_seq_before(p_user_id varchar, p_opening_seq bigint, p_instant timestamptz)
@@ -133,18 +141,19 @@ $$;
 -- pruning keeps some (those of living grants and open holds). Verdicts: 'accepted', and the obstacles.
 create or replace function :"schema".ai_credit_statement(
   p_caller integer, p_user_id varchar, p_from timestamptz, p_to timestamptz, p_after_seq bigint, p_limit integer,
-  p_allowance jsonb, p_lock_timeout integer, out verdict varchar, out entries varchar
+  p_allowance jsonb, p_lock_timeout integer, out verdict varchar, out entries varchar, out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 declare
-  account :"schema".ai_credits := :"schema".ai_credit_current(p_user_id, p_allowance, p_lock_timeout);
+  account :"schema".ai_credit_account := :"schema".ai_credit_current(p_user_id, p_allowance, p_lock_timeout);
   opening_seq bigint;
   after_seq bigint;
   last_seq bigint := 9223372036854775807;
 begin
-  if account.user_id is null or account.due_at <= account.updated_at then
-    verdict := :"schema".ai_credit_obstacle(account, p_user_id);
+  settled := account.settled;
+  verdict := account.obstacle;
+  if verdict is not null then
     return;
   end if;
   verdict := 'accepted';
@@ -157,11 +166,13 @@ begin
     last_seq := :"schema".ai_credit_seq_before(p_user_id, opening_seq, p_to);
   end if;
   select coalesce(json_agg(json_build_array(seq, kind, :"schema".ai_credit_iso(created_at), amount, total_after, used_after,
-      held_after, id::varchar, reference_id::varchar, operation, metadata, reason, details, price_version, quantities)
+      held_after, id::varchar, reference_id::varchar, operation, metadata, reason, details, price_version, quantities, budget)
       order by seq), '[]')::varchar
   into entries
   from (
-    select * from :"schema".ai_credit_entries
+    select seq, kind, created_at, amount, total_after, used_after, held_after, id, reference_id, operation, metadata, reason,
+      details, price_version, quantities, budget
+    from :"schema".ai_credit_entries
     where user_id = p_user_id and seq > after_seq and seq <= last_seq and seq >= opening_seq and (seq > opening_seq or kind = 'opening')
       and (p_from is null or created_at >= p_from) and (p_to is null or created_at < p_to)
     order by seq
@@ -169,3 +180,5 @@ begin
   ) page;
 end
 $$;
+comment on function :"schema".ai_credit_statement(integer, varchar, timestamptz, timestamptz, bigint, integer, jsonb, integer)
+is 'Returns a page of the postings of an account.';

@@ -6,27 +6,27 @@
 -- obstacles.
 create or replace function :"schema".ai_credit_refund(
   p_caller integer, p_record_id bigint, p_user_id varchar, p_deduct_key varchar, p_credits bigint, p_reason varchar,
-  p_idempotency_key varchar, p_allowance jsonb, p_time_zone varchar, p_lock_timeout integer,
+  p_idempotency_key varchar, p_allowance jsonb, p_lock_timeout integer,
   out verdict varchar, out user_id varchar, out usage_id bigint, out record_id bigint, out credits bigint,
-  out total bigint, out used bigint, out held bigint
+  out total bigint, out used bigint, out held bigint, out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 #variable_conflict use_column
 declare
-  account :"schema".ai_credits;
-  original :"schema".ai_credit_usage;
-  earlier :"schema".ai_credit_usage;
-  record :"schema".ai_credit_usage;
+  account :"schema".ai_credit_account;
+  original record;
+  record :"schema".ai_credit_record;
   refundable bigint;
   debt bigint;
   in_period bigint; -- what was spent in this period is taken from used, the rest was spent before
 begin
   if p_record_id is null then
-    select * into original from :"schema".ai_credit_usage
-    where user_id = p_user_id and kind = 'deduct' and idempotency_key = p_deduct_key;
+    select id, user_id, seq, credits_used, operation, metadata, budgets into original from :"schema".ai_credit_usage
+    where user_id = p_user_id and kind = 'deduct' and idempotency_key = p_deduct_key
+      and (idempotency_key is not null or :"schema".ai_credit_dear(user_id));
   else
-    select * into original from :"schema".ai_credit_usage
+    select id, user_id, seq, credits_used, operation, metadata, budgets into original from :"schema".ai_credit_usage
     where id = p_record_id and kind <> 'refund' and user_id = coalesce(p_user_id, user_id);
   end if;
   if not found then
@@ -36,8 +36,9 @@ begin
   ai_credit_refund.user_id := original.user_id;
   usage_id := original.id;
   account := :"schema".ai_credit_lock(original.user_id, p_allowance, p_lock_timeout);
-  if account.user_id is null or account.due_at <= account.updated_at then
-    verdict := :"schema".ai_credit_obstacle(account, original.user_id);
+  settled := account.settled;
+  verdict := account.obstacle;
+  if verdict is not null then
     return;
   end if;
   if not exists (select from :"schema".ai_credit_usage where id = original.id) then -- pruned meanwhile
@@ -47,15 +48,13 @@ begin
 
   record.request_hash := :"schema".ai_credit_hash(jsonb_build_array(original.id, p_credits, p_reason));
   if p_idempotency_key is not null then
-    select * into earlier from :"schema".ai_credit_usage
-    where user_id = account.user_id and kind = 'refund' and idempotency_key = p_idempotency_key;
+    select case when request_hash = record.request_hash then 'replayed' else 'conflict' end,
+      id, -credits_used, total_after, used_after, held_after
+    into verdict, record_id, credits, total, used, held
+    from :"schema".ai_credit_usage
+    where user_id = account.user_id and kind = 'refund' and idempotency_key = p_idempotency_key
+      and (idempotency_key is not null or :"schema".ai_credit_dear(user_id));
     if found then
-      verdict := case when earlier.request_hash = record.request_hash then 'replayed' else 'conflict' end;
-      record_id := earlier.id;
-      credits := -earlier.credits_used;
-      total := earlier.total_after;
-      used := earlier.used_after;
-      held := earlier.held_after;
       return;
     end if;
   end if;
@@ -78,6 +77,10 @@ begin
     if credits > debt then
       account := :"schema".ai_credit_give_back(account, credits - debt);
     end if;
+    if original.budgets is not null then
+      perform :"schema".ai_credit_count_along(account, original.budgets, false, -credits, original.seq, 0::bigint, 0::bigint,
+        false);
+    end if;
     account.seq := account.seq + 1;
     record.kind := 'refund';
     record.credits_used := -credits;
@@ -86,10 +89,14 @@ begin
     record.idempotency_key := p_idempotency_key;
     record.refunded_id := original.id;
     record.reason := p_reason;
-    record_id := :"schema".ai_credit_post(account, record, p_time_zone);
+    record.budgets := original.budgets;
+    record_id := :"schema".ai_credit_post(account, record);
   end if;
   total := account.total_credits;
   used := account.used_credits;
   held := account.held_credits;
 end
 $$;
+comment on function :"schema".ai_credit_refund(
+  integer, bigint, varchar, varchar, bigint, varchar, varchar, jsonb, integer
+) is 'Gives back credits of a usage record.';

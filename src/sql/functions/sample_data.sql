@@ -1,8 +1,10 @@
 -- The sample data: an account with 1,500 of 10,000 credits used, today and yesterday. Written where the account is not there
 -- yet, and only then, whoever else tries at the same time.
-create or replace function :"schema".ai_credit_write_sample_data(p_caller integer, p_user_id varchar, p_time_zone varchar) returns void
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+create or replace function :"schema".ai_credit_write_sample_data(p_caller integer, p_user_id varchar) returns void
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
+declare
+  time_zone text := :"schema".ai_credit_time_zone();
 begin
   with account as (
     insert into :"schema".ai_credits (user_id, total_credits, opening_total, used_credits, seq)
@@ -20,14 +22,16 @@ begin
     insert into :"schema".ai_credit_usage
       (user_id, seq, credits_used, operation, metadata, created_at, total_after, used_after, held_after)
     select user_id, seq, credits, operation, metadata,
-      (updated_at at time zone p_time_zone - make_interval(days => days_ago)) at time zone p_time_zone, 10000, used_after, 0
+      (updated_at at time zone time_zone - make_interval(days => days_ago)) at time zone time_zone, 10000, used_after, 0
     from account cross join sample
     order by seq
     returning user_id, operation, credits_used, metadata, created_at
   )
   insert into :"schema".ai_credit_daily_usage (user_id, day, operation, metadata_hash, metadata, used_credits)
-  select user_id, (created_at at time zone p_time_zone)::date, operation, :"schema".ai_credit_hash(metadata), metadata, sum(credits_used)
+  select user_id, (created_at at time zone time_zone)::date, operation, :"schema".ai_credit_hash(metadata), metadata, sum(credits_used)
   from records
   group by 1, 2, 3, 4, 5;
 end
 $$;
+comment on function :"schema".ai_credit_write_sample_data(integer, varchar)
+is 'Writes an account with sample data, if it is not there yet.';

@@ -3,7 +3,7 @@
 -- Returns in which time zone this database keeps its days: the first caller's. The first caller also notes how far there
 -- are records that are older than daily usage; ai_credit_sum_days sums them up.
 create or replace function :"schema".ai_credit_use_time_zone(p_time_zone varchar) returns varchar
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 begin
   perform now() at time zone p_time_zone; -- an unknown one is an error before anything is written
@@ -11,17 +11,19 @@ begin
     insert into :"schema".ai_credit_settings (name, value) values ('time_zone', p_time_zone) on conflict (name) do nothing;
     if found then
       insert into :"schema".ai_credit_settings (name, value)
-      select 'unsummed_to', max(id)::varchar from :"schema".ai_credit_usage having count(id) > 0;
+      select 'unsummed_to', max(id)::text from :"schema".ai_credit_usage having count(id) > 0;
     end if;
   end if;
   return (select value from :"schema".ai_credit_settings where name = 'time_zone');
 end
 $$;
+comment on function :"schema".ai_credit_use_time_zone(varchar)
+is 'Returns the time zone in which this database keeps its days, which the first call sets.';
 
 -- Sums up a part of the records that are older than daily usage, from the newest on down, and returns how many. It is
 -- called until it returns 0, each time in a transaction of its own, before any process charges. For the owner of the tables.
 create or replace function :"schema".ai_credit_sum_days(p_limit integer) returns bigint
-set search_path = pg_catalog, pg_temp set enable_seqscan = off
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql as $$
 declare
   records bigint;
@@ -46,8 +48,10 @@ begin
   if records < p_limit then
     delete from :"schema".ai_credit_settings where name = 'unsummed_to';
   else
-    update :"schema".ai_credit_settings set value = (first_id - 1)::varchar where name = 'unsummed_to';
+    update :"schema".ai_credit_settings set value = (first_id - 1)::text where name = 'unsummed_to';
   end if;
   return records;
 end
 $$;
+comment on function :"schema".ai_credit_sum_days(integer)
+is 'Sums up by day a part of the usage records that were adopted.';

@@ -3,7 +3,7 @@
 
 -- Makes happen what is due by the account's updated_at, instants in order; at one instant holds lapse, then grants expire,
 -- then the allowance renews. At most about p_limit things happen; if more is due, due_at says so.
-create or replace function :"schema".ai_credit_settle(inout account :"schema".ai_credits, p_allowance jsonb, p_limit integer)
+create or replace function :"schema".ai_credit_settle(inout account :"schema".ai_credit_account, p_allowance jsonb, p_limit integer)
 language plpgsql as $$
 declare
   instant timestamptz := account.updated_at;
@@ -14,7 +14,9 @@ declare
 begin
   loop
     next_lapse := coalesce((
-      select min(expires_at) from :"schema".ai_credit_holds where user_id = account.user_id and state = 'open'), 'infinity');
+      select min(expires_at) from :"schema".ai_credit_holds
+      where user_id = account.user_id and state = 'open'
+        and (state = 'open' or :"schema".ai_credit_dear(user_id))), 'infinity');
     next_expiry := coalesce((
       select min(expires_at) from :"schema".ai_credit_grants
       where user_id = account.user_id and state = 'living' and kind <> 'allowance'), 'infinity');
@@ -41,14 +43,15 @@ $$;
 
 -- Lets the first of the holds lapse that end by p_until, as many as there is room for. What is pinned to them belongs to
 -- no living grant, and leaves the total.
-create or replace function :"schema".ai_credit_lapse(inout account :"schema".ai_credits, p_until timestamptz, inout room integer)
+create or replace function :"schema".ai_credit_lapse(inout account :"schema".ai_credit_account, p_until timestamptz, inout room integer)
 language plpgsql as $$
 declare
   sums record;
 begin
   with due as (
-    select user_id, seq, id, expires_at, credits_left, pinned from :"schema".ai_credit_holds
+    select user_id, seq, id, expires_at, credits_left, pinned, budgets from :"schema".ai_credit_holds
     where user_id = account.user_id and state = 'open' and expires_at <= p_until
+      and (state = 'open' or :"schema".ai_credit_dear(user_id))
     order by expires_at, id
     limit room
   ), lapsing as materialized (
@@ -65,7 +68,11 @@ begin
       account.total_credits - lost, account.used_credits, account.held_credits - held
     from lapsing
   )
-  select count(*) as holds, sum(credits_left) as held, sum(pinned) as lost into sums from lapsing;
+  select count(*) as holds, sum(credits_left) as held, sum(pinned) as lost, array_agg(seq) filter (where budgets is not null) as budgeted
+  into sums from lapsing;
+  if sums.budgeted is not null then
+    perform :"schema".ai_credit_count_lapsed(account.user_id, sums.budgeted);
+  end if;
   account.seq := account.seq + sums.holds;
   account.held_credits := account.held_credits - sums.held;
   account.total_credits := account.total_credits - sums.lost;
@@ -75,7 +82,7 @@ $$;
 
 -- Lets the first of the grants expire that end by p_until, as many as there is room for, while no credits are held: what
 -- is unspent of them leaves the total.
-create or replace function :"schema".ai_credit_expire(inout account :"schema".ai_credits, p_until timestamptz, inout room integer)
+create or replace function :"schema".ai_credit_expire(inout account :"schema".ai_credit_account, p_until timestamptz, inout room integer)
 language plpgsql as $$
 declare
   sums record;
@@ -114,7 +121,7 @@ $$;
 -- grants beside it. What lapses and what expires leaves its line, and the rest moves up. Where something lies is a sum over
 -- what comes before it, which a binary indexed tree (Fenwick, 1994) keeps: so the work is n log n and not n squared.
 create or replace function :"schema".ai_credit_expire_beside_holds(
-  inout account :"schema".ai_credits, p_until timestamptz, inout room integer
+  inout account :"schema".ai_credit_account, p_until timestamptz, inout room integer
 )
 language plpgsql as $$
 declare
@@ -141,7 +148,8 @@ begin
   account := :"schema".ai_credit_allocate(account);
   select array_agg(seq order by id), array_agg(pinned order by id), array_agg(credits_left - pinned order by id), count(*)
   into seqs, pins, lying, holds
-  from :"schema".ai_credit_holds where user_id = account.user_id and state = 'open';
+  from :"schema".ai_credit_holds
+  where user_id = account.user_id and state = 'open' and (state = 'open' or :"schema".ai_credit_dear(user_id));
   pins_before := pins;
   closings := array_fill(null::bigint, array[holds]);
   line := lying;
@@ -165,6 +173,7 @@ begin
       from (
         select *, row_number() over (order by id) as hold_place from :"schema".ai_credit_holds
         where user_id = account.user_id and state = 'open'
+          and (state = 'open' or :"schema".ai_credit_dear(user_id))
       ) hold
       where expires_at <= p_until
       union all
@@ -246,39 +255,36 @@ begin
   from (
     select account.user_id, * from unnest(seqs, pins, pins_before, closings) as all_of (seq, pinned, pinned_before, closing_seq)
     where closing_seq is not null or pinned <> pinned_before
+    offset 0 -- see 'For the planner' in README.md
   ) changed
   where hold.user_id = changed.user_id and hold.seq = changed.seq;
+  perform :"schema".ai_credit_count_lapsed(account.user_id, array(
+    select seq from unnest(seqs, closings) as all_of (seq, closing_seq) where closing_seq is not null));
   update :"schema".ai_credit_grants living
   set state = 'expired', credits_left = 0
-  from (select account.user_id, id from unnest(grants) as expired (id)) expired
+  from (select account.user_id, id from unnest(grants) as expired (id) offset 0) expired
   where living.user_id = expired.user_id and living.id = expired.id;
-  insert into :"schema".ai_credit_events select * from unnest(events);
+  insert into :"schema".ai_credit_events (user_id, seq, kind, created_at, amount, reference_id, total_after, used_after, held_after)
+  select user_id, seq, kind, created_at, amount, reference_id, total_after, used_after, held_after from unnest(events);
   room := room - cardinality(events);
 end
 $$;
 
--- Leaves word that time has changed a locked account, until the transaction ends: the last column of the statement that is
--- under way hands it over. One JSON array for each account, separated by commas:
+-- What the caller of a statement is told of an account that time has changed: a JSON array
 --   [user, total, used, held, the seq before, the seq after]
 -- What has changed is read by ai_credit_changes, if anybody listens. It would make a long row, and PostgreSQL takes back a
 -- statement if the client is gone when the first part of a long row is sent.
-create or replace function :"schema".ai_credit_report_settled(p_before :"schema".ai_credits, p_seq bigint) returns void
-language plpgsql as $$
-begin
-  perform set_config('fastify_ai_credits.settled',
-    concat_ws(',', nullif(current_setting('fastify_ai_credits.settled', true), ''),
-      json_build_array(p_before.user_id, p_before.total_credits, p_before.used_credits, p_before.held_credits,
-        p_before.seq, p_seq)),
-    true);
-end
-$$;
+create or replace function :"schema".ai_credit_settled(p_before :"schema".ai_credit_account, p_seq bigint) returns text
+language sql stable
+return json_build_array(p_before.user_id, p_before.total_credits, p_before.used_credits, p_before.held_credits,
+  p_before.seq, p_seq)::text;
 
 -- What time has changed of an account, from one seq to another: a JSON array, in order, of
 --   [kind, at, amount, reference, details, total after, used after, held after]
 create or replace function :"schema".ai_credit_changes(
   p_caller integer, p_user_id varchar, p_after_seq bigint, p_to_seq bigint, out changes varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql stable as $$
 begin
   changes := (
@@ -288,3 +294,5 @@ begin
     where user_id = p_user_id and seq > p_after_seq and seq <= p_to_seq);
 end
 $$;
+comment on function :"schema".ai_credit_changes(integer, varchar, bigint, bigint)
+is 'Returns what time has changed of an account, as listeners are told of it.';

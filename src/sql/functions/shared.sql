@@ -1,11 +1,17 @@
 -- Calls that share a statement (group commit).
 
--- What a capture or a release is told, in numbers: the verdict (see ai_credit_execute) and the rest in their order.
+-- The number that stands for a verdict in what ai_credit_execute returns; the library has the same list. Where the verdict is
+-- a literal, PostgreSQL works the number out when it plans.
+create or replace function :"schema".ai_credit_number(p_verdict text) returns bigint
+language sql immutable
+return case p_verdict when 'busy' then 0 when 'accepted' then 1 when 'replayed' then 2 when 'conflict' then 3
+  when 'insufficient' then 4 when 'missing' then 5 when 'closed' then 6 when 'operation' then 7 when 'new' then 8
+  when 'settling' then 9 when 'budget' then 10 end;
+
+-- What a capture or a release is told, in numbers: the verdict and the rest in their order.
 create or replace function :"schema".ai_credit_numbers(p_answer :"schema".ai_credit_answer) returns bigint[]
 language sql immutable
-return array[
-  case (p_answer).verdict when 'accepted' then 1 when 'replayed' then 2 when 'conflict' then 3 when 'insufficient' then 4
-    when 'operation' then 7 else 6 end,
+return array[:"schema".ai_credit_number((p_answer).verdict),
   coalesce((p_answer).id, 0), coalesce((p_answer).total, 0), coalesce((p_answer).used, 0), coalesce((p_answer).held, 0),
   coalesce((p_answer).credits, 0), coalesce((p_answer).uncollected, 0), coalesce((p_answer).required, 0)];
 
@@ -16,74 +22,128 @@ return array[
 --   [place, 'hold', key, credits, operation, metadata, milliseconds to live]
 --   [place, 'capture', key, credits, operation, metadata, hold, final, shortfall, price version, quantities]
 --   [place, 'release', null, null, null, null, hold]
+-- A deduct or a hold that counts in a budget has the budget's name as its element 11, after nulls.
 -- No two calls on one account may have the same key or the same hold.
 --
--- It waits for no account: all are locked first, and one with an obstacle is left out. Returned are numbers: for each call
--- the verdict (1 accepted, 2 replayed, 3 conflict, 4 insufficient, 5 missing, 6 closed, 7 operation; or where the account
--- is left out 0 busy, 8 new, 9 settling, and nothing more), then id, total, used and held, then of a hold when it expires
--- (in milliseconds), of a deduct by prices the credits, of a capture or a release credits, uncollected and required. 0
--- stands for none.
+-- All accounts are locked first, and one with an obstacle is left out. It waits for none of them if p_lock_timeout is null.
+-- Otherwise it waits for so many milliseconds. With p_create it creates the accounts that are missing, and waits for others that
+-- are creating them. Without, it is about one account, and waits for that: two statements that wait for several accounts could
+-- wait for each other.
 --
--- Long and flat for a reason: a call of another function costs a tenth of a deduct. One plan serves all calls, as
--- PostgreSQL would plan anew for each array.
+-- answers are numbers: for each call
+-- that of the verdict (see ai_credit_number; where the account is left out, that of its obstacle, and nothing more), then id,
+-- total, used and held, then of a hold when it expires (in milliseconds), of a deduct by prices the credits, of a capture or
+-- a release credits, uncollected and required. 0 stands for none. refusals: of each call with the verdict 'budget', in order, the
+-- limit for which it was refused, as a JSON array of texts: see ai_credit_refusal. counted: with p_tell, the limits that have less left
+-- after all calls than before them: see ai_credit_count.
+--
+-- Long and flat for a reason: a call of another function costs a tenth of a deduct. One plan serves all calls: see 'For the
+-- planner' in README.md.
 create or replace function :"schema".ai_credit_execute(
-  p_caller integer, p_user_ids varchar[], p_calls jsonb, p_allowance jsonb, p_time_zone varchar, out answers varchar
+  p_caller integer, p_user_ids varchar[], p_calls jsonb, p_allowance jsonb, p_create boolean,
+  p_lock_timeout integer, p_tell boolean default false,
+  out answers varchar, out refusals varchar, out counted varchar, out settled varchar
 )
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set plan_cache_mode = force_generic_plan
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
 language plpgsql as $$
 declare
-  user_id varchar;
-  accounts :"schema".ai_credits[] := '{}';
-  obstacles bigint[]; -- by place, as verdicts
-  account :"schema".ai_credits;
+  free record;
+  accounts :"schema".ai_credit_account[] := array_fill(cast(null as :"schema".ai_credit_account), array[cardinality(p_user_ids)]);
+  account :"schema".ai_credit_account;
   place integer := 0;
   call record;
   decided record;
-  record :"schema".ai_credit_usage;
-  records :"schema".ai_credit_usage[] := '{}';
-  hold :"schema".ai_credit_holds;
-  holds :"schema".ai_credit_holds[] := '{}';
-  changed :"schema".ai_credit_holds[] := '{}';
+  record :"schema".ai_credit_record;
+  records :"schema".ai_credit_record[] := '{}';
+  hold :"schema".ai_credit_new_hold;
+  holds :"schema".ai_credit_new_hold[] := '{}';
+  changed :"schema".ai_credit_hold_state[] := '{}';
   number bigint;
   told bigint[];
   numbers bigint[] := '{}';
+  firsts integer[];          -- what the calls need of budgets, read when the first call has one: see ai_credit_budgets_of_calls
+  hold_paths text[];
+  budget_users varchar[];
+  budget_names varchar[];
+  parents integer[];
+  are_new boolean[];
+  made_seqs bigint[];
+  seqs bigint[];
+  instants timestamptz[];
+  room bigint[];
+  more_used bigint[];        -- what calls have spent and held, by the budgets' positions
+  more_held bigint[];
+  begun_seqs bigint[];       -- the posting before the first charge that named it
+  path integer[];            -- where a charge counts, as positions; null: it has no budget
+  names varchar[];           -- the same path, as the budgets' names
+  position integer;
+  exceeds boolean;
+  refused text[] := '{}';
 begin
-  foreach user_id in array p_user_ids loop
-    account := :"schema".ai_credit_lock(user_id, p_allowance, null::integer);
-    accounts := array_append(accounts, account);
-    if account.user_id is null or account.due_at <= account.updated_at then
-      obstacles[cardinality(accounts)] := case :"schema".ai_credit_obstacle(account, user_id)
-        when 'new' then 8 when 'settling' then 9 else 0 end;
+  if p_create then
+    perform :"schema".ai_credit_create_accounts(p_user_ids, p_allowance, p_lock_timeout);
+  end if;
+  -- Of several, those that are free by one query. The others one by one.
+  if cardinality(p_user_ids) > 1 then
+    for free in
+      select given.place, cast(row(locked.*, null::text, null::text) as :"schema".ai_credit_account) as account
+      from unnest(p_user_ids) with ordinality as given (user_id, place),
+        lateral (
+          select user_id, total_credits, used_credits, held_credits, spent_before, allocated, overdraft, seq,
+            coalesce(summed_seq, seq), due_at, created_at, greatest(:"schema".ai_credit_now(), updated_at), plan, plan_own, next_plan, renews_at
+          from :"schema".ai_credits where user_id = given.user_id for no key update skip locked
+        ) locked
+    loop
+      accounts[free.place] := free.account;
+    end loop;
+  end if;
+  for place in 1..cardinality(p_user_ids) loop
+    account := accounts[place];
+    if account.user_id is null then
+      account := :"schema".ai_credit_lock(p_user_ids[place], p_allowance, case when not p_create then p_lock_timeout end);
+      accounts[place] := account;
+    elsif account.due_at <= account.updated_at then
+      account := :"schema".ai_credit_do_due(account, p_allowance, p_lock_timeout);
+      accounts[place] := account;
+    end if;
+    if account.settled is not null then
+      settled := concat_ws(',', settled, account.settled);
     end if;
   end loop;
 
   for call in
     select given.*,
       case when key is not null then case
-        when kind in ('deduct', 'priced') then :"schema".ai_credit_deduct_hash(credits, operation, metadata, quantities)
-        when kind = 'hold' then :"schema".ai_credit_hold_hash(credits, operation, metadata, detail) end end as hash,
+        when kind in ('deduct', 'priced') then :"schema".ai_credit_deduct_hash(credits, operation, metadata, quantities, budget)
+        when kind = 'hold' then :"schema".ai_credit_hold_hash(credits, operation, metadata, detail, budget) end end as hash,
       -- what the key was used for before, and how that is answered
       case when key is null then null
         when kind in ('deduct', 'priced') then (
           select array[case when request_hash = :"schema".ai_credit_deduct_hash(
-            given.credits, given.operation, given.metadata, given.quantities) then 2 else 3 end,
+            given.credits, given.operation, given.metadata, given.quantities, given.budget) then :"schema".ai_credit_number('replayed'::text)
+            else :"schema".ai_credit_number('conflict'::text) end,
             id, total_after, used_after, held_after] || case given.kind when 'priced' then array[credits_used] end
           from :"schema".ai_credit_usage spent
-          where spent.user_id = given.user_id and spent.kind = 'deduct' and idempotency_key = given.key)
+          where spent.user_id = given.user_id and spent.kind = 'deduct' and idempotency_key = given.key
+            and (idempotency_key is not null or :"schema".ai_credit_dear(spent.user_id)))
         when kind = 'hold' then (
           select array[case when request_hash = :"schema".ai_credit_hold_hash(
-            given.credits, given.operation, given.metadata, given.detail) then 2 else 3 end,
+            given.credits, given.operation, given.metadata, given.detail, given.budget) then :"schema".ai_credit_number('replayed'::text)
+            else :"schema".ai_credit_number('conflict'::text) end,
             id, total_after, used_after, held_after, floor(extract(epoch from created_at) * 1000)::bigint + ttl]
           from :"schema".ai_credit_holds made
-          where made.user_id = given.user_id and idempotency_key = given.key) end as earlier,
+          where made.user_id = given.user_id and idempotency_key = given.key
+            and (idempotency_key is not null or :"schema".ai_credit_dear(made.user_id))) end as earlier,
       case when kind in ('capture', 'release') then (
-        select made from :"schema".ai_credit_holds made where id = given.detail) end as hold
+        select cast(row(id, made.user_id, seq, state, credits_left, pinned, made.operation, made.metadata, closing_seq,
+          closing_hash, budgets) as :"schema".ai_credit_hold_state)
+        from :"schema".ai_credit_holds made where id = given.detail) end as hold
     from (
-      select (c->0)::integer as place, p_user_ids[(c->0)::integer] as user_id, (c->>1)::varchar as kind,
-        (c->>2)::varchar as key, (c->>3)::bigint as credits, (c->>4)::varchar as operation, c->5 as metadata,
-        (c->>6)::bigint as detail, c->8 as quantities, c
-      from jsonb_array_elements(p_calls) c
-      offset 0 -- so that the conditions above are plain: otherwise they count as dear, and the wrong index seems cheaper
+      select (c->0)::integer as place, p_user_ids[(c->0)::integer] as user_id, c->>1 as kind,
+        c->>2 as key, (c->>3)::bigint as credits, (c->>4)::varchar as operation, c->5 as metadata,
+        (c->>6)::bigint as detail, nullif(c->8, 'null') as quantities, (c->>11)::varchar as budget, c, nth
+      from jsonb_array_elements(p_calls) with ordinality as call (c, nth)
+      offset 0 -- see 'For the planner' in README.md
     ) given
   loop
     if place <> call.place then
@@ -96,32 +156,64 @@ begin
       record.created_at := account.updated_at;
     end if;
 
-    if account.user_id is null or account.due_at <= account.updated_at then
-      numbers := array_append(numbers, obstacles[place]);
+    if account.obstacle is not null then
+      numbers := array_append(numbers, :"schema".ai_credit_number(account.obstacle));
       continue;
+    end if;
 
-    elsif call.kind = 'capture' or call.kind = 'release' then
+    path := null;
+    record.budgets := null;
+    if call.budget is not null or (call.hold).budgets is not null then
+      if more_used is null then
+        select * into firsts, hold_paths, budget_users, budget_names, parents, are_new, made_seqs, seqs, instants, room
+        from :"schema".ai_credit_budgets_of_calls(accounts, p_calls);
+        more_used := array_fill(0::bigint, array[coalesce(cardinality(room), 0)]);
+        more_held := more_used;
+        begun_seqs := array_fill(null::bigint, array[cardinality(more_used)]);
+      end if;
+      exceeds := false;
+      names := null;
+      position := firsts[call.nth];
+      while position is not null loop
+        path := array_append(path, position);
+        names := array_append(names, budget_names[position]);
+        exceeds := exceeds or :"schema".ai_credit_exceeds(call.credits,
+          room[position] - more_used[position] - more_held[position]);
+        position := parents[position];
+      end loop;
+      record.budgets := names;
+    end if;
+
+    if call.kind = 'capture' or call.kind = 'release' then
       if (call.hold).user_id is distinct from account.user_id then
-        told := array[5, 0, 0, 0, 0, 0, 0, 0];
+        told := array[:"schema".ai_credit_number('missing'::text), 0, 0, 0, 0, 0, 0, 0];
       elsif call.kind = 'capture' then
         decided := :"schema".ai_credit_decide_capture(account, call.hold, call.credits, nullif(call.metadata, 'null'),
-          (call.c->>7)::boolean, (call.c->>8)::varchar, call.key, call.operation, (call.c->>9)::varchar, call.c->10);
+          (call.c->>7)::boolean, call.c->>8, call.key, call.operation, call.c->>9, call.c->10);
         told := :"schema".ai_credit_numbers(decided.answer);
-        if told[1] = 1 then
+        if told[1] = :"schema".ai_credit_number('accepted'::text) then
           records := array_append(records, decided.record);
         end if;
       else
         decided := :"schema".ai_credit_decide_release(account, call.hold);
         told := :"schema".ai_credit_numbers(decided.answer);
       end if;
-      if told[1] = 1 then
+      if told[1] = :"schema".ai_credit_number('accepted'::text) then
+        foreach position in array coalesce(hold_paths[call.nth]::integer[], '{}') loop
+          if begun_seqs[position] is not null or not are_new[position] then
+            more_used[position] := more_used[position] + case call.kind when 'capture' then (decided.answer).credits else 0 end;
+            if (call.hold).seq > made_seqs[position] then
+              more_held[position] := more_held[position]
+                + :"schema".ai_credit_holding(decided.hold) - :"schema".ai_credit_holding(call.hold);
+            end if;
+          end if;
+        end loop;
         account := decided.account;
         changed := array_append(changed, decided.hold);
       end if;
       foreach number in array told loop
         numbers := array_append(numbers, number);
       end loop;
-      continue;
 
     elsif call.earlier is not null then
       foreach number in array call.earlier loop
@@ -129,11 +221,27 @@ begin
       end loop;
       continue;
 
+    elsif call.budget is not null and path is null then
+      numbers := array_append(numbers, :"schema".ai_credit_number('missing'::text));
+      numbers := array_append(numbers, 0::bigint);
+
     elsif not :"schema".ai_credit_fits(account, call.credits) then
-      numbers := array_append(numbers, 4::bigint);
+      numbers := array_append(numbers, :"schema".ai_credit_number('insufficient'::text));
+      numbers := array_append(numbers, 0::bigint);
+
+    elsif path is not null and exceeds then
+      refused := array_append(refused, :"schema".ai_credit_refusal(account, record.budgets, call.credits,
+        array(select more_used[step] from unnest(path) step), array(select more_held[step] from unnest(path) step)));
+      numbers := array_append(numbers, :"schema".ai_credit_number('budget'::text));
       numbers := array_append(numbers, 0::bigint);
 
     elsif call.kind = 'deduct' or call.kind = 'priced' then
+      if path is not null then
+        foreach position in array path loop
+          more_used[position] := more_used[position] + call.credits;
+        end loop;
+        begun_seqs[path[1]] := coalesce(begun_seqs[path[1]], account.seq);
+      end if;
       account.used_credits := account.used_credits + call.credits;
       account.seq := account.seq + 1;
       record.id := nextval(':"schema".ai_credit_usage_id_seq');
@@ -150,10 +258,16 @@ begin
       record.price_version := call.c->>7;
       record.quantities := call.quantities;
       records := array_append(records, record);
-      numbers := array_append(numbers, 1::bigint);
+      numbers := array_append(numbers, :"schema".ai_credit_number('accepted'::text));
       numbers := array_append(numbers, record.id);
 
     else
+      if path is not null then
+        foreach position in array path loop
+          more_held[position] := more_held[position] + call.credits;
+        end loop;
+        begun_seqs[path[1]] := coalesce(begun_seqs[path[1]], account.seq);
+      end if;
       account.held_credits := account.held_credits + call.credits;
       account.seq := account.seq + 1;
       hold.id := nextval(':"schema".ai_credit_holds_id_seq');
@@ -170,11 +284,14 @@ begin
       hold.held_after := account.held_credits;
       hold.idempotency_key := call.key;
       hold.request_hash := call.hash;
+      hold.budgets := record.budgets;
       account.due_at := least(account.due_at, hold.expires_at);
       holds := array_append(holds, hold);
-      numbers := array_append(numbers, 1::bigint);
+      numbers := array_append(numbers, :"schema".ai_credit_number('accepted'::text));
       numbers := array_append(numbers, hold.id);
     end if;
+
+    continue when call.kind = 'capture' or call.kind = 'release';
 
     numbers := array_append(numbers, account.total_credits);
     numbers := array_append(numbers, account.used_credits);
@@ -189,7 +306,20 @@ begin
   if place > 0 then
     accounts[place] := account;
   end if;
-  perform :"schema".ai_credit_post_all(accounts, records, holds, changed, p_time_zone);
+  perform :"schema".ai_credit_post_all(accounts, records, holds, changed);
+  if more_used is not null then
+    if true = any (are_new) then
+      perform :"schema".ai_credit_make_budgets(
+        array_agg(user_id), array_agg(budget), array_agg(begun_seq), array_agg(instant))
+      from unnest(budget_users, budget_names, begun_seqs, instants, are_new) as made (user_id, budget, begun_seq, instant, is_new)
+      where is_new and begun_seq is not null;
+    end if;
+    counted := :"schema".ai_credit_count(
+      budget_users, budget_names, seqs, instants, more_used, 9223372036854775807, more_held, 9223372036854775807, p_tell);
+    refusals := to_json(refused);
+  end if;
   answers := numbers::varchar;
 end
 $$;
+comment on function :"schema".ai_credit_execute(integer, varchar[], jsonb, jsonb, boolean, integer, boolean)
+is 'Runs deducts, holds, captures and releases on several accounts as one statement.';

@@ -6,17 +6,17 @@ language sql stable
 return statement_timestamp();
 
 -- The time zone in which this database's days begin.
-create or replace function :"schema".ai_credit_time_zone() returns varchar
+create or replace function :"schema".ai_credit_time_zone() returns text
 language sql stable
 return coalesce((select value from :"schema".ai_credit_settings where name = 'time_zone'), 'UTC');
 
 -- An instant as callers read it; infinity is none.
-create or replace function :"schema".ai_credit_iso(p_instant timestamptz) returns varchar
+create or replace function :"schema".ai_credit_iso(p_instant timestamptz) returns text
 language sql stable
 return case when p_instant < 'infinity' then to_char(p_instant at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') end;
 
 -- When a day begins in a time zone: with the first of two midnights, and where there is none, with the next instant.
-create or replace function :"schema".ai_credit_day_start(p_day timestamp, p_time_zone varchar) returns timestamptz
+create or replace function :"schema".ai_credit_day_start(p_day timestamp, p_time_zone text) returns timestamptz
 language sql stable
 return least(p_day at time zone p_time_zone, (p_day - interval '1 hour') at time zone p_time_zone + interval '1 hour');
 
@@ -26,10 +26,10 @@ create or replace function :"schema".ai_credit_next_renewal(p_plan jsonb, p_firs
 returns timestamptz
 language plpgsql stable as $$
 declare
-  time_zone varchar := :"schema".ai_credit_time_zone();
+  time_zone text := :"schema".ai_credit_time_zone();
   first_day timestamp := date_trunc('day', p_first at time zone time_zone);
   local_time timestamp := p_after at time zone time_zone;
-  every varchar := p_plan->>'every';
+  every text := p_plan->>'every';
   periods integer;
   boundary timestamptz;
 begin

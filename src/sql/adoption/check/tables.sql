@@ -54,8 +54,9 @@ with relations as (
   from pg_class
   where relnamespace = to_regnamespace(quote_ident(:'schema'))
     and (relname = any('{ai_credit_settings,ai_credit_daily_usage,ai_credit_grants,ai_credit_holds,ai_credit_events,
-      ai_credit_pruned,ai_credit_answer,ai_credit_functions,ai_credit_entries,ai_credit_usage_seq,ai_credit_usage_key,
-      ai_credit_usage_capture_key,ai_credit_usage_refunded}')
+      ai_credit_pruned,ai_credit_answer,ai_credit_account,ai_credit_record,ai_credit_new_hold,ai_credit_hold_state,
+      ai_credit_functions,ai_credit_entries,ai_credit_usage_seq,ai_credit_usage_key,ai_credit_usage_capture_key,
+      ai_credit_usage_refunded}')
     or relname = 'ai_credit_usage_id_seq' and not (relkind = 'S' and exists ( -- the sequence of the ids is kept
       select from pg_depend left join pg_attrdef on classid = 'pg_attrdef'::regclass and pg_attrdef.oid = objid
       where classid = 'pg_class'::regclass and objid = pg_class.oid and refobjid in (select oid from relations)
