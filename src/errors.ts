@@ -1,25 +1,26 @@
 import { createError } from '@fastify/error'
-import type { Balance } from './ledger/types.js'
+import type { BudgetPeriod, BudgetRefusal } from './ledger/budgets/types.js'
+import type { Balance } from './ledger/posting/balance.js'
 
-/** 400: an argument of a method is malformed, and nothing was done. `field` names it. */
+/** 400: an argument is invalid. `field` names it. Nothing was changed. */
 export class InvalidInputError extends createError('FST_CREDITS_INVALID', '%s %s', 400) {
   constructor (readonly field: string, readonly problem: string) {
     super(field, problem)
   }
 }
 
-/** 400: a charge by usage needs a price, and the option `prices` has none for this operation. Nothing was charged. */
+/** 400: a charge by usage needs a price, and the option `prices` has none for `operation`. Nothing was charged. */
 export class NoPriceError extends createError('FST_CREDITS_NO_PRICE', 'There is no price for %s', 400) {
   constructor (readonly operation: string) {
     super(operation)
   }
 }
 
-/** 401: the host's `identify` found nobody behind the request. */
+/** 401: the host's `identify` returned no user for the request. */
 export class UnidentifiedError extends createError(
   'FST_CREDITS_UNIDENTIFIED', 'The request does not say who is asking', 401) {}
 
-/** 402: the balance does not cover the credits `required`. Nothing was charged, and the key (if any) stays unused. */
+/** 402: the balance does not cover the `required` credits. Nothing was charged, and the idempotency key stays unused. */
 export class InsufficientCreditsError extends createError(
   'FST_CREDITS_INSUFFICIENT', 'Insufficient credits: %s required, %s available', 402) {
   constructor (readonly credits: Balance, readonly required: number) {
@@ -27,14 +28,41 @@ export class InsufficientCreditsError extends createError(
   }
 }
 
-/** 403: the request names an account that is not the one `identify` found, or `authorize` said no. */
+/**
+ * 402: a budget does not have the `required` credits left. If several limits do not have them, the error names the one that resets
+ * last. `credits` is the account's balance. Nothing was charged, and the idempotency key stays unused.
+ */
+export class BudgetExceededError extends createError(
+  'FST_CREDITS_BUDGET_EXCEEDED', 'Budget %s is exceeded: %s required, %s left', 402) implements BudgetRefusal {
+  readonly budget: string
+  readonly period: BudgetPeriod
+  readonly limit: number
+  readonly used: number
+  readonly held: number
+  readonly resetsAt: Date | null
+
+  constructor (refusal: BudgetRefusal, readonly credits: Balance, readonly required: number) {
+    super(refusal.budget, required, Math.max(0, refusal.limit - refusal.used - refusal.held))
+    this.budget = refusal.budget
+    this.period = refusal.period
+    this.limit = refusal.limit
+    this.used = refusal.used
+    this.held = refusal.held
+    this.resetsAt = refusal.resetsAt
+  }
+}
+
+/** 403: the request names another account or budget than `identify` returned, or `authorize` refused it. */
 export class ForbiddenError extends createError('FST_CREDITS_FORBIDDEN', '%s', 403) {
   constructor (reason = 'The request names an account that is not its own') {
     super(reason)
   }
 }
 
-/** 404: no hold, grant or usage record has this id, or it belongs to another account than the one named. */
+/**
+ * 404: no hold, grant or usage record has this id, or it belongs to another account than the call names; or the account has no
+ * budget of this name, and no template that makes it.
+ */
 export class NotFoundError extends createError('FST_CREDITS_NOT_FOUND', 'There is no such %s', 404) {}
 
 /** 409: the hold was closed by another call, or has lapsed and cannot be extended. */
@@ -43,22 +71,25 @@ export class HoldClosedError extends createError('FST_CREDITS_HOLD_CLOSED', 'The
 /** 409: the grant has expired and cannot be revoked. */
 export class GrantClosedError extends createError('FST_CREDITS_GRANT_CLOSED', 'The grant has expired', 409) {}
 
-/** 409: the refund is more than the usage record has left to give back. */
+/** 409: the budget cannot be removed, because others are within it. */
+export class BudgetInUseError extends createError('FST_CREDITS_BUDGET_IN_USE', 'Other budgets are within this one', 409) {}
+
+/** 409: the refund is larger than the part of the usage record that is not yet refunded. */
 export class RefundExceedsError extends createError(
   'FST_CREDITS_REFUND_EXCEEDS', 'The refund exceeds what is left of the usage record', 409) {}
 
-/** 409: the idempotency key was used before, for another request. Nothing was charged. */
+/** 409: the idempotency key was used before, with a different request. Nothing was charged. */
 export class IdempotencyConflictError extends createError(
   'FST_CREDITS_IDEMPOTENCY_CONFLICT', 'The idempotency key was already used for a different request', 409) {}
 
 /**
- * 503: the database cannot be reached, refused, or did not answer within `timeout`, or `maxQueue` calls are waiting. Whether
- * anything was charged is unknown: a call with an idempotency key can be repeated safely. `cause` is the database's own
- * error; at start the message says it, too.
+ * 503: the database cannot be reached, refused the call or did not answer within `timeout`; or `maxQueue` calls are waiting;
+ * or the ledger is closed. It is unknown whether anything was charged. A call with an idempotency key can be repeated safely.
+ * `cause` is the underlying error. At start, the message includes it.
  */
 export class UnavailableError extends createError(
   'FST_CREDITS_UNAVAILABLE', 'The credits database is unavailable', 503) {
-  /** Reply headers, in Fastify's convention. */
+  /** Fastify adds these headers to the reply. */
   readonly headers = { 'retry-after': '1' }
 
   constructor (cause: unknown, reason?: string) {
@@ -68,7 +99,7 @@ export class UnavailableError extends createError(
   }
 }
 
-/** At start: the database has another encoding than UTF8, and could not hold every user, operation or key. */
+/** At start: the database's encoding is not UTF8. It cannot store every user id, operation and key. */
 export class EncodingError extends createError(
   'FST_CREDITS_ENCODING', 'The database has the encoding %s, and fastify-ai-credits needs UTF8', 500) {
   constructor (readonly encoding: string) {
@@ -83,38 +114,40 @@ export class InvalidOptionError extends createError('FST_CREDITS_INVALID_OPTION'
   }
 }
 
-/** At registration: the plugin is there already. In a child context it may be registered again. */
+/** At registration: the plugin is already registered in this context. A child context may register it again. */
 export class AlreadyRegisteredError extends createError(
   'FST_CREDITS_ALREADY_REGISTERED',
   'fastify-ai-credits is registered in this context already: register it again in a context of its own, ' +
   'app.register(async child => { await child.register(credits, { … }) })', 500) {}
 
-/** At registration: the host, or another plugin, has decorated what this plugin decorates. */
+/** At registration: the host or another plugin already has a decorator with a name that this plugin needs. */
 export class NameTakenError extends createError(
   'FST_CREDITS_NAME_TAKEN',
-  '%s is there already, and fastify-ai-credits needs the name: ' +
-  'rename the other, or keep it out of the context that registers fastify-ai-credits', 500) {}
+  '%s is there already, and fastify-ai-credits needs that name: ' +
+  'rename the existing one, or keep it out of the context that registers fastify-ai-credits', 500) {}
 
-/** 500, the host's bug: `identify` answered something that is no user id. */
+/** 500, a bug of the host: `identify` returned something that is not an identity. */
 export class InvalidIdentityError extends createError(
-  'FST_CREDITS_INVALID_IDENTITY', 'identify must answer a user id, { any: true }, or nothing; it answered %s', 500) {}
+  'FST_CREDITS_INVALID_IDENTITY',
+  'identify must return a user id, { userId, budget }, { any: true }, or nothing; it returned %s', 500) {}
 
-/** 500, the host's bug: `authorize` returned neither yes nor no, nor a promise, and takes no `done`. */
+/** 500, a bug of the host: `authorize` does not take `done`, and returned neither a promise nor a decision. */
 export class InvalidAuthorizationError extends createError(
   'FST_CREDITS_INVALID_AUTHORIZATION',
   'authorize must return true, false or a promise, or take a third parameter done and call it; it returned %s', 500) {}
 
-/** 500, the host's bug: a function of a route's `config.credits` answered something that nothing can be charged by. */
+/** 500, a bug of the host: a function in a route's `config.credits` returned an invalid value. */
 export class InvalidChargeError extends createError(
-  'FST_CREDITS_INVALID_CHARGE', 'config.credits.%s of %s answered something else: it %s', 500) {}
+  'FST_CREDITS_INVALID_CHARGE', 'config.credits.%s of %s returned an invalid value: it %s', 500) {}
 
-/** 500, the host's bug: the promise of `identify`, or of a function of `config.credits`, was rejected with nothing. */
+/** 500, a bug of the host: `identify` or a function in `config.credits` rejected its promise without an error. */
 export class NothingRejectedError extends createError(
-  'FST_CREDITS_NOTHING_REJECTED', 'A function of config.credits, or identify, was rejected with nothing: reject with an Error', 500) {}
+  'FST_CREDITS_NOTHING_REJECTED',
+  'identify, or a function in config.credits, rejected its promise without an error: reject with an Error', 500) {}
 
 /**
- * 500, the host's bug: the route has `config.credits` and was declared before the plugin had loaded, so that it cannot
- * be charged. Declare it after `await app.register(…)`, or in a plugin registered after it.
+ * 500, a bug of the host: the route has `config.credits`, but was declared before the plugin had loaded. It cannot be
+ * charged. Declare it after `await app.register(…)`, or in a plugin that is registered after this one.
  */
 export class RouteTooEarlyError extends createError(
   'FST_CREDITS_ROUTE_TOO_EARLY',
@@ -122,7 +155,7 @@ export class RouteTooEarlyError extends createError(
 
 /**
  * At start: the tables or the functions are missing or older than this version needs, and `migrate` is off. The message
- * says what to run.
+ * contains the command to run.
  */
 export class MigrationRequiredError extends createError('FST_CREDITS_MIGRATION_REQUIRED', '%s', 500) {
   constructor (has: { tables: number, functions: number }, needs: { tables: number, functions: number }, schema: string) {
@@ -133,32 +166,32 @@ export class MigrationRequiredError extends createError('FST_CREDITS_MIGRATION_R
 }
 
 /**
- * At start: a newer version of this library has migrated the database, and its functions no longer serve this one. The
- * message names the numbers.
+ * At start: a newer version of this library has migrated the database, and this version no longer works with it. The
+ * message contains the version numbers of both.
  */
 export class SchemaTooNewError extends createError(
   'FST_CREDITS_SCHEMA_TOO_NEW', '%s: upgrade fastify-ai-credits', 500) {}
 
-/** At start: the tables were made by a version that was never released, and cannot be upgraded. */
+/** At start: a version that was never released has created the tables. They cannot be upgraded. */
 export class SchemaTooOldError extends createError(
   'FST_CREDITS_SCHEMA_TOO_OLD',
   'The credits tables are at number %s; upgrades begin at number %s', 500) {}
 
-/** At start: the database has other functions than this version, under the same number: one of the two was changed. */
+/** At start: the functions in the database have this version's number but other content, because one of the two was edited. */
 export class FunctionsDifferError extends createError(
   'FST_CREDITS_FUNCTIONS_DIFFER',
-  'The credits functions in the database are number %s as those of this version, but differ from them. To replace them: ' +
-  'delete from "%s".ai_credit_functions where number = %s, and start again', 500) {}
+  'The credits functions in the database have the number %s, like those of this version, but differ from them. To replace ' +
+  'them: delete from "%s".ai_credit_functions where number = %s, and start again', 500) {}
 
 /**
- * At start: the tables `ai_credits` and `ai_credit_usage` were there before and cannot be adopted as they are. The message
- * lists every obstacle with the statement that removes it. Nothing was changed.
+ * At start: the tables `ai_credits` and `ai_credit_usage` existed before the library, and cannot be adopted in their present
+ * form. The message lists every obstacle, each with the statement that removes it. Nothing was changed.
  */
 export class AdoptionError extends createError('FST_CREDITS_ADOPTION', '%s', 500) {}
 
 /**
- * At start: there are more usage records to adopt than Fastify's `pluginTimeout` has time for. The message says what to
- * run. Nothing was changed.
+ * At start: there are too many usage records to adopt within Fastify's `pluginTimeout`. The message contains the command to
+ * run. Nothing was changed, unless an adoption had begun before.
  */
 export class AdoptionTooLongError extends createError('FST_CREDITS_ADOPTION_TOO_LONG', '%s', 500) {
   constructor (seconds: number, schema: string, timeZone: string) {
@@ -168,7 +201,10 @@ export class AdoptionTooLongError extends createError('FST_CREDITS_ADOPTION_TOO_
   }
 }
 
-/** At start: usage records were adopted and are not yet summed up by day, and `migrate` is off. The message says what to run. */
+/**
+ * At start: the daily usage of adopted usage records is not complete, and `migrate` is off. The message contains the
+ * command to run.
+ */
 export class AdoptionUnfinishedError extends createError('FST_CREDITS_ADOPTION_UNFINISHED', '%s', 500) {
   constructor (schema: string, timeZone: string) {
     super(`The usage records that were adopted are not yet summed up by day: start once with migrate: true, or run ${
@@ -181,6 +217,6 @@ function adoptionCommand (schema: string, timeZone: string) {
     `-v schema=${schema} -v time_zone=${timeZone} -f tables.sql -f functions.sql -f daily_usage.sql)`
 }
 
-/** At start: the database keeps its days in another time zone than `timeZone` says. */
+/** At start: the database computes daily usage in another time zone than the option `timeZone`. */
 export class TimeZoneMismatchError extends createError(
   'FST_CREDITS_TIME_ZONE', 'Option timeZone is %s, and this database keeps its days in %s', 500) {}

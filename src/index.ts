@@ -5,35 +5,30 @@ import { chargeRoutes } from './http/charging/index.js'
 import type { RequestCredits } from './http/charging/request-credits.js'
 import { claimNames } from './http/names.js'
 import { enabledRoutes, registerRoutes } from './http/routes.js'
-import { openLedger } from './ledger/index.js'
-import type { AdoptionProgress, Credits } from './ledger/types.js'
+import { openLedger } from './ledger/open.js'
+import type { AdoptionProgress } from './ledger/database/adopt.js'
+import type { Credits } from './ledger/types.js'
 import { parsePluginOptions, type FastifyAiCreditsOptions } from './options.js'
 import { findPool } from './pool.js'
 
-export * from './errors.js'
-export { createLedger } from './ledger/index.js'
-export type * from './ledger/credits-events.js'
-export type { Connection, Pool, Queryable } from './ledger/database.js'
-export type { Metadata } from './ledger/metadata.js'
-export type * from './ledger/prices/types.js'
-export type * from './ledger/types.js'
+export * from './ledger/index.js'
 export type { ChargedRequest, RouteCredits } from './http/charging/config.js'
 export type { RequestCredits } from './http/charging/request-credits.js'
-export type { Authorize, CreditsRouteOptions, FastifyAiCreditsOptions, Identity, LedgerOptions, RecurringAllowance } from './options.js'
+export type { Authorize, CreditsRouteOptions, FastifyAiCreditsOptions, Identity } from './options.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** The accounts of prepaid credits. */
+    /** The ledger: accounts of prepaid credits. */
     credits: Credits
   }
 
   interface FastifyRequest {
-    /** In a route with `config.credits`: what is held for the request, once it is held. Elsewhere null. */
+    /** In a route with `config.credits`: the credits of this request. Null until they are held, and in other routes. */
     credits: RequestCredits | null
   }
 
   interface FastifyContextConfig {
-    /** Charges the route: see RouteCredits. */
+    /** How requests to the route are charged; see RouteCredits. */
     credits?: RouteCredits
   }
 }
@@ -41,10 +36,10 @@ declare module 'fastify' {
 async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions) {
   const options = parsePluginOptions(given)
   claimNames(fastify)
-  const charging = chargeRoutes(fastify, options) // before anything is awaited: routes may be declared meanwhile
+  const charging = chargeRoutes(fastify, options) // before the first await, because the host may declare routes meanwhile
   const pool = await findPool(fastify, options)
   const ledger = openLedger(pool, options, ({ message, code }: Error & { code?: string }) => {
-    // The error itself holds the client of `pg`: its statements, and the key by which they can be cancelled.
+    // Not the whole error: it contains the `pg` client, with its statements and its cancellation key.
     fastify.log.warn({ err: { message, code } }, 'A connection of the credits pool was lost')
   }, (error, event) => {
     fastify.log.error({ err: error, event }, 'A listener of credits failed')
@@ -62,12 +57,12 @@ async function plugin (fastify: FastifyInstance, given: FastifyAiCreditsOptions)
   const { read, deduct } = enabledRoutes(options.routes)
   if (!read && !deduct && options.management === undefined) return
   if ((read || deduct) && options.identify === undefined) {
-    fastify.log.warn('The credits routes believe the user_id they are sent: give identify, or guard them')
+    fastify.log.warn('The credits routes trust the user_id in the request: set the option identify, or guard the routes')
   }
   fastify.register(async scope => registerRoutes(scope, ledger, options), { prefix: options.prefix })
 }
 
-// Fastify gives up on a plugin after pluginTimeout milliseconds; 0 is no limit.
+// Fastify aborts a plugin that loads for longer than pluginTimeout milliseconds; 0 means no limit.
 function migration ({ initialConfig: { pluginTimeout = 0 }, log }: FastifyInstance) {
   return {
     seconds: pluginTimeout === 0 ? undefined : pluginTimeout / 1000,
@@ -75,7 +70,7 @@ function migration ({ initialConfig: { pluginTimeout = 0 }, log }: FastifyInstan
   }
 }
 
-/** Prepaid credits for a Fastify gateway: two routes, and `fastify.credits`. Options: `FastifyAiCreditsOptions`. */
+/** Prepaid credits for a Fastify gateway: routes, and `fastify.credits`. Options: `FastifyAiCreditsOptions`. */
 export const fastifyAiCredits = fp(plugin, { fastify: '5.x', name: 'fastify-ai-credits' })
 
 export default fastifyAiCredits

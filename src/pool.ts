@@ -2,12 +2,15 @@ import { randomUUID } from 'node:crypto'
 import fastifyPostgres from '@fastify/postgres'
 import type { FastifyInstance } from 'fastify'
 import { InvalidOptionError } from './errors.js'
-import type { Pool } from './ledger/database.js'
+import type { Pool } from './ledger/database/types.js'
 import type { FastifyAiCreditsOptions } from './options.js'
 
 type Instances = FastifyInstance['pg'] & Record<string, { pool: Pool } | undefined>
 
-/** The pool that the options name: one of the host's, or one of the plugin's own. */
+/**
+ * Returns the pool that the options name: the host's pool in `@fastify/postgres`, or a new one to `connectionString`.
+ * Throws InvalidOptionError if the host has no such pool.
+ */
 export async function findPool (
   fastify: FastifyInstance, { pg, connectionString, timeout }: Pick<FastifyAiCreditsOptions, 'pg' | 'connectionString' | 'timeout'>
 ): Promise<Pool> {
@@ -22,8 +25,8 @@ export async function findPool (
   return pool as Pool
 }
 
-// In a context of its own and under a name of its own, because the host may have, or get, a `fastify.pg`. The context
-// closes the pool.
+// The pool has its own context and a unique name, because the host may have, or later register, its own `fastify.pg`.
+// The context closes the pool.
 async function openPool (fastify: FastifyInstance, connectionString: string, timeout: number | undefined) {
   const name = `fastify-ai-credits-${randomUUID()}`
   let pool: Pool | undefined

@@ -1,19 +1,25 @@
-import type { ParsedLedgerOptions } from '../options.js'
-import type { Database } from './database.js'
-import type { Events } from './events.js'
-import type { HoldAccounts } from './hold-accounts.js'
-import type { Postings } from './postings.js'
+import type { Database } from './database/database.js'
+import type { Events } from './events/events.js'
+import type { ParsedLedgerOptions } from './options.js'
+import type { HoldAccounts } from './posting/hold-accounts.js'
+import type { Postings } from './posting/postings.js'
 
-/** What every operation of a ledger works with. */
+/** The parts of a ledger that its operations use. */
 export interface Context {
   database: Database
-  /** Deducts, holds, captures and releases, which share statements. */
+  /** Runs the calls that change or read an account. Deducts, holds, captures and releases share statements. */
   postings: Postings
-  /** Whose a hold is. */
+  /** Finds the account of a hold. */
   holdAccounts: HoldAccounts
-  /** What listeners are told. Not of calls on the host's client, which may yet be rolled back. */
+  /** Emits events. Calls on the host's client emit none, because the host may still roll them back. */
   events: Events
   options: ParsedLedgerOptions
-  /** The option `allowance` as the ledger's functions take it: JSON with `credits`, and `every` if it renews. */
+  /** The option `allowance` in the form that the SQL functions take: JSON with `credits`, and `every` if it renews. */
   allowance: string
+}
+
+/** The context of one call of an operation. */
+export interface Call extends Context {
+  /** When the caller stops waiting, on the clock of `now()`. */
+  deadline: number
 }

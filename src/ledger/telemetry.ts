@@ -1,29 +1,28 @@
 import type { Attributes, Span } from '@opentelemetry/api'
-import { InsufficientCreditsError } from '../errors.js'
-import type { Emitter } from './emitter.js'
-import { MAX_TEXT_LENGTH } from './fields.js'
-import { boundOperations } from './operation-names.js'
+import type { Emitter } from './events/emitter.js'
+import { MAX_TEXT_LENGTH } from './input/fields.js'
+import { isShortage } from './posting/verdict.js'
 import { now } from './timers.js'
 
 type Api = typeof import('@opentelemetry/api')
 
-/** Metrics and spans of a ledger, where OpenTelemetry is there. */
+/** Metrics and spans of a ledger, if OpenTelemetry is installed. */
 export interface Telemetry {
-  /** Resolves once it is known whether it is; until then nothing is measured. */
+  /** Resolves once OpenTelemetry was found, or was not. Until then, nothing is measured. */
   ready: Promise<void>
-  /** The methods, measured. */
+  /** Returns the methods with measurement added. */
   measured: <T extends object>(methods: T) => T
-  /** Calls were sent as one statement. */
+  /** Records how many calls were sent in one statement. */
   sent: (calls: number) => void
   close: () => void
 }
 
-/** What is measured beside the calls. */
+/** Where measurements other than those of calls come from. */
 export interface TelemetrySources {
   emitter: Emitter
-  /** How many calls wait for their turn. */
+  /** Returns how many calls wait for their turn. */
   queueLength: () => number
-  /** Whether an operation has a price: metrics always show those by name. */
+  /** Returns whether an operation has a price. Metrics always show such operations by name. */
   hasPrice: (operation: string) => boolean
 }
 
@@ -40,13 +39,13 @@ const NAME = 'fastify-ai-credits'
 const SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
 const CALLS = [1, 2, 5, 10, 20, 40, 80, 160]
 
-/** Finds `@opentelemetry/api`, an optional peer. */
+/** Loads `@opentelemetry/api`, an optional peer dependency. Returns undefined if it is not installed. */
 export async function loadApi (): Promise<Api | undefined> {
   const [found] = await Promise.allSettled([import('@opentelemetry/api')])
-  return (found as { value?: Api }).value // none where it is not installed
+  return (found as { value?: Api }).value
 }
 
-/** Measures a ledger once OpenTelemetry has been found; without it nothing ever happens. */
+/** Begins to measure a ledger once OpenTelemetry is loaded. If it is not installed, nothing is measured. */
 export function openTelemetry (sources: TelemetrySources, load = loadApi): Telemetry {
   let instruments: Instruments | undefined
   let closed = false
@@ -85,13 +84,13 @@ function createInstruments (api: Api, sources: TelemetrySources): Instruments {
     }
     try {
       const call = () => method(...args)
-      const answer = await (recorded ? api.context.with(api.trace.setSpan(api.context.active(), span), call) : call())
-      span.setAttributes(factsOf(answer))
-      end({ 'ai_credits.verdict': (answer as { replayed?: unknown } | undefined)?.replayed === true ? 'replayed' : 'accepted' })
-      return answer
+      const result = await (recorded ? api.context.with(api.trace.setSpan(api.context.active(), span), call) : call())
+      span.setAttributes(attributesOf(result))
+      end(outcomeOf(result))
+      return result
     } catch (error) {
-      const refused = error instanceof InsufficientCreditsError
-      span.setAttributes(factsOf(...args, refused && { credits: error.required }))
+      const refused = isShortage(error)
+      span.setAttributes(attributesOf(...args, refused && { credits: error.required }))
       if (!refused) span.setStatus({ code: api.SpanStatusCode.ERROR })
       end({ 'ai_credits.verdict': refused ? 'refused' : 'failed', 'error.type': codeOf(error) })
       throw error
@@ -111,7 +110,7 @@ function createMetrics (
   meter: ReturnType<Api['metrics']['getMeter']>, { emitter, queueLength, hasPrice }: TelemetrySources
 ) {
   const duration = meter.createHistogram('ai_credits.call.duration', {
-    description: 'Time until a call was answered', unit: 's', advice: { explicitBucketBoundaries: SECONDS }
+    description: 'Time until a call returned', unit: 's', advice: { explicitBucketBoundaries: SECONDS }
   })
   const batch = meter.createHistogram('ai_credits.batch.size', {
     description: 'Calls that shared a statement', unit: '{call}', advice: { explicitBucketBoundaries: CALLS }
@@ -119,19 +118,22 @@ function createMetrics (
   const deducts = meter.createCounter('ai_credits.deducts', { description: 'Deducts and captures', unit: '{deduct}' })
   const credits = meter.createCounter('ai_credits.credits', { description: 'Credits spent', unit: '{credit}' })
   const refusals = meter.createCounter('ai_credits.refusals', { description: 'Calls refused (402)', unit: '{call}' })
-  const spentOn = boundOperations(hasPrice)
-  const refusedFor = boundOperations(hasPrice) // a refusal costs nothing: it is not to take the place of what was paid for
+  const spentOn = limitOperations(hasPrice)
+  // Refusals have their own limit. They cost nothing, so invented operations could otherwise use up the names of paid ones.
+  const refusedFor = limitOperations(hasPrice)
   emitter.add('deducted', ({ operation, credits: spent }) => {
     const attributes = { 'ai_credits.operation': spentOn(operation) }
     deducts.add(1, attributes)
     credits.add(spent, attributes)
   }, false)
-  emitter.add('refused', ({ operation }) => refusals.add(1, { 'ai_credits.operation': refusedFor(operation) }), false)
+  for (const event of ['refused', 'budget_exceeded'] as const) {
+    emitter.add(event, ({ operation }) => refusals.add(1, { 'ai_credits.operation': refusedFor(operation) }), false)
+  }
 
   const queue = meter.createObservableUpDownCounter('ai_credits.queue.length', {
     description: 'Calls of the process that wait for their turn', unit: '{call}'
   })
-  // All ledgers of the process: an instrument keeps the last value that it was told.
+  // The sum of all ledgers in the process, because an instrument keeps only the last value that it observes.
   const observe: Parameters<typeof queue.addCallback>[0] = result =>
     result.observe([...queueLengths].reduce((sum, length) => sum + length(), 0))
   queueLengths.add(queueLength)
@@ -146,15 +148,39 @@ function createMetrics (
   }
 }
 
-// Of the arguments, or of the answer: never the key, the metadata or the account.
-function factsOf (...values: unknown[]): Parameters<Span['setAttributes']>[0] {
-  const facts: Attributes = {}
+const MOST_OPERATIONS = 100
+const OTHER_OPERATIONS = '_other'
+
+// Limits how many operations a metric shows by name, because each name makes a separate series, and clients can invent
+// names. The `expected` operations and the first hundred others keep their names. The rest are shown as one.
+function limitOperations (expected: (operation: string) => boolean): (operation: string) => string {
+  const others = new Set<string>()
+  return operation => {
+    if (expected(operation) || others.has(operation)) return operation
+    if (others.size === MOST_OPERATIONS) return OTHER_OPERATIONS
+    others.add(operation)
+    return operation
+  }
+}
+
+// Returns the span attributes that the arguments or the result contain. These never include the idempotency key, the
+// metadata or the account.
+function attributesOf (...values: unknown[]): Parameters<Span['setAttributes']>[0] {
+  const attributes: Attributes = {}
   for (const value of values) {
     const { operation, credits } = Object(value)
-    if (typeof operation === 'string') facts['ai_credits.operation'] = operation.slice(0, MAX_TEXT_LENGTH) // it may be refused as too long
-    if (typeof credits === 'number') facts['ai_credits.credits'] = credits
+    // An operation that is about to be refused may be too long.
+    if (typeof operation === 'string') attributes['ai_credits.operation'] = operation.slice(0, MAX_TEXT_LENGTH)
+    if (typeof credits === 'number') attributes['ai_credits.credits'] = credits
   }
-  return facts
+  return attributes
+}
+
+// Returns the outcome of a call that returned. `canAfford` returns a refusal, and does not throw it.
+function outcomeOf (result: unknown): Attributes {
+  const { replayed, refusal = null } = Object(result)
+  if (refusal !== null) return { 'ai_credits.verdict': 'refused', 'error.type': codeOf(refusal) }
+  return { 'ai_credits.verdict': replayed === true ? 'replayed' : 'accepted' }
 }
 
 function codeOf (error: unknown) {

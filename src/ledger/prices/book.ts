@@ -1,26 +1,29 @@
 import { createHash } from 'node:crypto'
 import { InvalidInputError, NoPriceError } from '../../errors.js'
-import { isObject } from '../metadata.js'
+import { isObject } from '../input/metadata.js'
 import { checkPrices, type CheckedPrice, type CheckedTier } from './check.js'
 import type { Quote, Usage } from './types.js'
 
 const VERSION_LENGTH = 16 // hexadecimal digits
 
-/** What operations cost. */
+/** The prices of operations. */
 export interface PriceBook {
-  /** What a usage costs. Throws NoPriceError, and InvalidInputError, which names the quantity. */
+  /**
+   * Returns the cost of a usage. Throws NoPriceError if the operation has no price, and InvalidInputError, which names the
+   * wrong quantity.
+   */
   quote (operation: string, usage: unknown): Quote
-  /** Whether there is a price for an operation. */
+  /** Returns whether the operation has a price. */
   has (operation: string): boolean
 }
 
-/** A price of the book, with what is computed once: the denominator that all of its rates share. */
+/** A checked price with the common denominator of its rates, which is computed once. */
 interface BookPrice extends CheckedPrice {
   denominator: bigint
 }
 
 /**
- * Opens a price book, of which each price is checked. Its version is the given one, or one that its content has. Throws
+ * Checks prices and opens a price book. `version`: the version of the prices; default: a hash of their content. Throws
  * InvalidOptionError.
  */
 export function openPriceBook (prices: unknown, version?: string): PriceBook {
@@ -40,7 +43,7 @@ export function openPriceBook (prices: unknown, version?: string): PriceBook {
   }
 }
 
-// The same for equal content, in whatever order and with or without the defaults.
+// Returns a hash of the prices. It depends neither on their order nor on whether defaults are written out.
 function versionOf (book: Map<string, BookPrice>) {
   const content = byName(book).map(([operation, { per, ...price }]) => [
     operation, byName(per).map(([quantity, tiers]) => [quantity, ...tiers.map(tier => [tier.upTo, tier.credits, tier.each])]),
@@ -54,12 +57,12 @@ function byName<T> (map: Map<string, T>) {
   return [...map].sort(([a], [b]) => a < b ? -1 : 1)
 }
 
-// A copy, of which each quantity was read once: what is checked is what is charged for and put on record.
+// Returns a copy of the quantities. Each one is read only once, because a getter could return another value after the check.
 function checkUsage (operation: string, { per }: BookPrice, usage: unknown): Usage {
   if (!isObject(usage)) throw new InvalidInputError('usage', 'must be an object of quantities')
   const given = Object.entries(usage).filter(([, quantity]) => quantity !== undefined)
   for (const [name, quantity] of given) {
-    if (!per.has(name)) throw new InvalidInputError(`usage.${name}`, `is no quantity that ${operation} is priced by`)
+    if (!per.has(name)) throw new InvalidInputError(`usage.${name}`, `is not a quantity that ${operation} is priced by`)
     if (!Number.isSafeInteger(quantity) || (quantity as number) < 0) {
       throw new InvalidInputError(`usage.${name}`, `must be a whole number from 0 to ${Number.MAX_SAFE_INTEGER}`)
     }
@@ -77,7 +80,7 @@ function creditsOf ({ per, base, minimum, maximum, round, denominator }: BookPri
   return Number(credits)
 }
 
-// In parts of a credit, of which the denominator makes a whole one.
+// Returns the cost of a quantity, in units of 1/denominator of a credit.
 function shareOf (tiers: CheckedTier[], quantity: bigint, denominator: bigint) {
   let share = 0n
   let from = 0n

@@ -1,15 +1,15 @@
 import { InvalidOptionError } from '../../errors.js'
-import { isObject } from '../metadata.js'
-import { isText } from '../text.js'
+import { isObject } from '../input/metadata.js'
+import { isText } from '../input/text.js'
 
-/** A part of a quantity, up to `upTo` (`undefined`: to its end), at `credits` per `each`. */
+/** The rate of a part of a quantity, up to `upTo` (undefined: to the end of the quantity): `credits` per `each` units. */
 export interface CheckedTier {
   upTo: bigint | undefined
   credits: bigint
   each: bigint
 }
 
-/** A price in whole numbers, with its defaults. */
+/** A price after the check, in whole numbers and with its defaults. */
 export interface CheckedPrice {
   per: Map<string, CheckedTier[]>
   base: bigint
@@ -22,7 +22,7 @@ const MAX_NAME_LENGTH = 255
 
 const ROUNDINGS: unknown[] = ['up', 'down', 'nearest']
 
-/** A price book as it is computed with. Throws InvalidOptionError, which names the path to what is wrong. */
+/** Checks prices. Returns the price of each operation. Throws InvalidOptionError, which names the path of the wrong value. */
 export function checkPrices (prices: unknown): Map<string, CheckedPrice> {
   return new Map(entries('prices', prices).map(([operation, price]) => {
     const path = `prices.${operation}`
@@ -52,7 +52,7 @@ function checkRates (path: string, per: unknown) {
   if (rates.length === 0) fail(path, 'must name a quantity')
   return new Map(rates.map(([quantity, rate]) => {
     const name = `${path}.${quantity}`
-    // A reader of JSON who is careless with this one would lose it.
+    // A careless reader of the JSON would lose the key __proto__.
     if (!isText(quantity, MAX_NAME_LENGTH) || quantity === '__proto__') fail(name, 'must have a name of 1 to 255 characters')
     return [quantity, checkRate(name, rate)]
   }))
@@ -68,7 +68,7 @@ function checkRate (path: string, rate: unknown): CheckedTier[] {
   checked.reduce((from, { upTo }, index) => {
     const name = `${path}.tiers.${index}.upTo`
     const last = index === checked.length - 1
-    if (last !== (upTo === undefined)) fail(name, last ? 'must not be in the last tier' : 'is required but in the last tier')
+    if (last !== (upTo === undefined)) fail(name, last ? 'must not be in the last tier' : 'is required except in the last tier')
     if (upTo !== undefined && upTo <= from) fail(name, 'must be larger than in the tier before')
     return upTo ?? from
   }, 0n)

@@ -1,43 +1,46 @@
-/** How much of each quantity a call took: whole numbers from 0 to 2^53 - 1. What is left out is 0. */
+/** How much of each quantity a call used: whole numbers from 0 to 2^53 - 1. A quantity that is omitted is 0. */
 export type Usage = Record<string, number>
 
-/** Credits for a quantity: `credits` per `each` units of it. */
+/** The rate of a quantity: `credits` per `each` units. */
 export interface UnitRate {
-  /** A whole number from 0 to 2^53 - 1. */
+  /** Credits: a whole number from 0 to 2^53 - 1. */
   credits: number
-  /** Units that `credits` pay for: a whole number from 1 to 2^53 - 1. Default: 1. */
+  /** The number of units that `credits` pay for: a whole number from 1 to 2^53 - 1. Default: 1. */
   each?: number
 }
 
-/** The rate of a part of a quantity: from where the tier before ends, up to `upTo`. */
+/** The rate of a part of a quantity: from the end of the tier before, up to `upTo`. */
 export interface Tier extends UnitRate {
-  /** The last unit of the tier, larger than that of the tier before. The last tier has none, and the others do. */
+  /**
+   * The last unit of the tier: a whole number from 1 to 2^53 - 1, larger than that of the tier before. Required, except in
+   * the last tier, which must not have it.
+   */
   upTo?: number
 }
 
-/** What a quantity costs: credits per unit, credits per so many units, or each part of it at its tier's rate. */
+/** The price of a quantity: credits per unit, credits per a number of units, or tiers, which each price a part of it. */
 export type Rate = number | UnitRate | { tiers: Tier[] }
 
-/** What an operation costs. It has `per`, or `base`, or both. */
+/** The price of an operation. It has `per`, or `base`, or both. */
 export interface Price {
-  /** The rates of the quantities, by name (1 to 255 characters). */
+  /** The rates of the quantities, by the quantity's name (1 to 255 characters). */
   per?: Record<string, Rate>
-  /** Credits of each call, whatever its quantities. Default: 0. */
+  /** Credits that each call costs in addition to its quantities. Default: 0. */
   base?: number
-  /** Credits that each call costs at least. Default: 0. */
+  /** The minimum cost of a call, in credits. Default: 0. */
   minimum?: number
-  /** Credits that a call costs at most. Default: no limit. */
+  /** The maximum cost of a call, in credits. Default: no limit. */
   maximum?: number
-  /** How the sum becomes a whole number, once for the whole call; `'nearest'` rounds a half up. Default: `'up'`. */
+  /** How the sum of a call is rounded to a whole number of credits. `'nearest'` rounds a half up. Default: `'up'`. */
   round?: 'up' | 'down' | 'nearest'
 }
 
-/** A price book: what each operation costs, by its name. */
+/** A price book: the prices of operations, by the operation's name (1 to 255 characters). */
 export type Prices = Record<string, Price>
 
-/** What a usage costs. */
+/** The cost of a usage. */
 export interface Quote {
-  /** Credits. */
+  /** The cost, in credits. */
   credits: number
   operation: string
   /** The version of the price book. */

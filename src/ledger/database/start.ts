@@ -1,0 +1,38 @@
+import { AdoptionUnfinishedError, EncodingError } from '../../errors.js'
+import { areDaysMissing } from './adopt.js'
+import type { Queryable } from './types.js'
+import { checkSchema } from './migrate.js'
+import { findSchema } from './schema.js'
+import { settleTimeZone } from './time-zone.js'
+
+/** The facts about the database that a ledger needs before its first call. */
+export interface DatabaseFacts {
+  /** Whether transactions are by default stricter than READ COMMITTED; see runReadCommitted. */
+  strictIsolation: boolean
+  /** The schema of the tables. */
+  schema: string
+}
+
+/**
+ * Checks that this ledger can work with the database: its encoding, tables, functions, time zone and adopted records. Sets
+ * `options.timeZone` to the name that the database has for the time zone. Throws an error that says what is wrong.
+ */
+export async function start (
+  db: Queryable, options: { timeZone: string, schema?: string | undefined }
+): Promise<DatabaseFacts> {
+  await checkEncoding(db)
+  const schema = await findSchema(db, options.schema)
+  await checkSchema(db, schema)
+  options.timeZone = await settleTimeZone(db, schema, options.timeZone)
+  if (await areDaysMissing(db, schema)) throw new AdoptionUnfinishedError(schema, options.timeZone)
+  const { rows: [{ isolation }] } = await db.query(
+    "select pg_catalog.current_setting('default_transaction_isolation'::pg_catalog.text) as isolation")
+  return { strictIsolation: isolation !== 'read committed' && isolation !== 'read uncommitted', schema }
+}
+
+/** Checks that the database can store every user id, operation and key. Throws EncodingError if its encoding is not UTF8. */
+export async function checkEncoding (db: Queryable): Promise<void> {
+  const { rows: [{ encoding }] } = await db.query(
+    "select pg_catalog.current_setting('server_encoding'::pg_catalog.text) as encoding")
+  if (encoding !== 'UTF8') throw new EncodingError(encoding)
+}
