@@ -1,6 +1,6 @@
-import type { Balance } from '../ledger/types.js'
+import type { Balance } from '../ledger/posting/balance.js'
 
-/** A balance as replies show it: `held` only while it is not 0, so that the shape stays exact for older clients. */
+/** Returns a balance as replies show it. `held` is left out while it is 0: older clients know only the other three fields. */
 export function shownBalance ({ available, total, used, held }: Balance) {
   return held === 0 ? { available, total, used } : { available, total, used, held }
 }

@@ -3,13 +3,18 @@ import { AlreadyRegisteredError, NameTakenError } from '../errors.js'
 
 const registered = new WeakSet<FastifyInstance>()
 
-/** Refuses a context that has what the plugin adds, before anything is added to it. */
+/**
+ * Throws AlreadyRegisteredError if the plugin is registered in this context already, and NameTakenError if another plugin
+ * or the host has used a name that it decorates. Otherwise it notes the registration. It must run before any decoration.
+ */
 export function claimNames (fastify: FastifyInstance): void {
   if (registered.has(fastify)) throw new AlreadyRegisteredError()
   if (Object.hasOwn(fastify, 'credits')) throw new NameTakenError('fastify.credits')
-  // A parent's registration has added it for its children, too.
+  // A registration in a parent context has decorated the requests of its children too.
   if (!isInRegistered(fastify) && fastify.hasRequestDecorator('credits')) throw new NameTakenError('request.credits')
-  if (fastify.hasRequestDecorator('creditsUserId')) throw new NameTakenError('request.creditsUserId')
+  for (const name of ['creditsUserId', 'creditsBudget']) {
+    if (fastify.hasRequestDecorator(name)) throw new NameTakenError(`request.${name}`)
+  }
   registered.add(fastify)
 }
 

@@ -1,12 +1,14 @@
 import { parse } from 'node:querystring'
 import { createError } from '@fastify/error'
 import type { TSchema } from '@sinclair/typebox'
-import type { FastifyRequest, FastifySchemaCompiler } from 'fastify'
-import { compile } from '../ledger/fields.js'
+import type { FastifyInstance, FastifyRequest, FastifySchemaCompiler } from 'fastify'
+import { InvalidInputError } from '../errors.js'
+import { compile } from '../ledger/input/fields.js'
+import { snakeCase } from './snake-case.js'
 
 const ValidationError = createError('FST_ERR_VALIDATION', '%s %s', 400)
 
-/** An error as Fastify makes them for a request that does not match its schema. `part`: body, headers, querystring. */
+/** Returns an error like Fastify's own for a request that does not match its schema. `part`: body, headers, querystring. */
 export function validationError (part: string, field: string, problem: string) {
   const error = new ValidationError(field === '' ? part : `${part}/${field}`, problem)
   return Object.assign(error, {
@@ -16,8 +18,21 @@ export function validationError (part: string, field: string, problem: string) {
 }
 
 /**
- * A validator compiler for a route: strict, where Fastify's default would coerce `true` to 1 and drop unknown fields.
- * It goes by the part of the request, because Fastify hands over a copy of the headers' schema.
+ * Turns an InvalidInputError of a method into a validation error of this part of the request. A method also refuses what a
+ * schema cannot express (for instance a time in the past), and clients get one kind of error for both.
+ */
+export async function asValidationError<T> (part: string, call: Promise<T>): Promise<T> {
+  try {
+    return await call
+  } catch (error) {
+    if (!(error instanceof InvalidInputError)) throw error
+    throw validationError(part, snakeCase(error.field), error.problem)
+  }
+}
+
+/**
+ * Returns a validator compiler for a route. It is strict; Fastify's default would coerce `true` to 1 and drop unknown
+ * fields. It finds a schema by the part of the request, because Fastify passes a copy of the headers' schema.
  */
 export function strictValidator (parts: Record<string, TSchema>): FastifySchemaCompiler<unknown> {
   const checks = new Map(Object.entries(parts).map(([part, schema]) => [part, compile(schema)]))
@@ -27,21 +42,27 @@ export function strictValidator (parts: Record<string, TSchema>): FastifySchemaC
   }
 }
 
-// ';' too, as hosts may have set `useSemicolonDelimiter`.
-const QUERY_DELIMITER = /[?#;]/
-
-/** The path of a URL, and its query as it was sent. */
-export function splitUrl (url: string): { path: string, query: string } {
-  const [path = ''] = url.split(QUERY_DELIMITER, 1)
+/** Splits a URL where the router of the host splits it, into its path and its query; the query stays encoded. */
+export function splitUrl (url: string, { initialConfig }: FastifyInstance): { path: string, query: string } {
+  // Only hosts that have set this take ';' for the beginning of the query; for all others it is a part of the path.
+  const { useSemicolonDelimiter, routerOptions } = initialConfig as SemicolonOptions
+  const delimiter = useSemicolonDelimiter || routerOptions?.useSemicolonDelimiter ? /[?#;]/ : /[?#]/
+  const [path = ''] = url.split(delimiter, 1)
   return { path, query: url.slice(path.length + 1) }
 }
 
+// Fastify 5 takes the option in either place.
+interface SemicolonOptions {
+  useSemicolonDelimiter?: boolean
+  routerOptions?: { useSemicolonDelimiter?: boolean }
+}
+
 /**
- * Reads the query anew, whatever parser the host has set: one that keeps the last of two values hides that a parameter
- * was given twice. Malformed percent-encoding is refused, which Fastify would take as it stands: '%FF' is no user.
+ * Parses the query again, whatever parser the host has set: a parser that keeps the last of two values hides that a
+ * parameter was given twice. Refuses malformed percent-encoding, which Fastify would keep as text: '%FF' is no user.
  */
 export async function readQueryStrictly (request: FastifyRequest): Promise<void> {
-  const { query } = splitUrl(request.url)
+  const { query } = splitUrl(request.url, request.server)
   try {
     decodeURIComponent(query)
   } catch {

@@ -1,23 +1,26 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { HoldClosedError, UnavailableError } from '../../errors.js'
-import type { Metadata } from '../../ledger/metadata.js'
+import type { Metadata } from '../../ledger/input/metadata.js'
 import type { Usage } from '../../ledger/prices/types.js'
-import type { Capture, Credits, Hold } from '../../ledger/types.js'
+import type { Capture } from '../../ledger/operations/capture.js'
+import type { Hold } from '../../ledger/operations/hold.js'
+import type { Credits } from '../../ledger/types.js'
 
 const FIRST_PAUSE = 100 // milliseconds before the second attempt, doubled with each further one
 const LONGEST_PAUSE = 5000
 
-/** What an open hold works with. */
+/** The settings of an open hold. */
 export interface HoldSettings {
   ledger: Credits
   log: FastifyBaseLogger
+  /** How long the hold lives from each extension, in milliseconds. */
   ttl: number
-  /** Whether the gateway waits no longer. */
+  /** Returns true once the gateway, which is closing, no longer waits for the hold. */
   gaveUp: () => boolean
 }
 
-/** What is to become of a hold. */
+/** What is captured from a hold. */
 export interface Spending {
   credits: number
   /** The quantities that the credits were computed from. */
@@ -25,9 +28,9 @@ export interface Spending {
   metadata: Metadata | undefined
 }
 
-/** A hold that is kept alive while its request is in flight, and then captured or released. */
+/** A hold that is extended while its request is in flight, and then captured or released. */
 export class OpenHold {
-  // By the process's own clock: the database's may be another.
+  // On the process's own clock, because the database's clock may differ.
   private lapsesAt: number
   private timer: NodeJS.Timeout | undefined
   private attempted: Spending | undefined
@@ -38,8 +41,8 @@ export class OpenHold {
     this.extendIn(settings.ttl / 2)
   }
 
-  /** What a line of the log calls it. */
-  get names () {
+  /** The fields that identify the hold in a line of the log. */
+  get logFields () {
     return { holdId: this.hold.id, userId: this.hold.userId, operation: this.hold.operation }
   }
 
@@ -48,39 +51,44 @@ export class OpenHold {
     return this.capture && this.attempted!.credits
   }
 
-  /** Lets the hold live no longer than it is to live now. */
+  /** Stops extending the hold: it lapses at the deadline that it has now. */
   stopExtending (): void {
     clearTimeout(this.timer)
     this.timer = undefined
   }
 
-  /** The same, and calls back when it is about to lapse. */
+  /** Stops extending the hold, and calls back when it is about to lapse. */
   letLapse (callback: () => void): void {
     this.stopExtending()
     this.timer = setTimeout(callback, this.lapsesAt - performance.now()).unref()
   }
 
-  /** Turns credits into spending, now or not at all. */
+  /** Captures credits in a single attempt. Throws if the account cannot pay, or if the ledger fails. */
   async captureOnce (spending: Spending): Promise<void> {
     this.attempted = spending
     this.capture = await this.spend(spending, 'reject')
     this.stopExtending()
   }
 
-  /** Makes what is spent be this, whatever was captured before; is repeated while the hold lives. */
+  /**
+   * Settles the hold: captures these credits, or what the account has of them; releases the hold if they are 0; or refunds
+   * what `captureOnce` took beyond them. Retries while the database is unavailable, until the hold lapses. Never rejects:
+   * the last error is logged.
+   */
   async settle (spending: Spending): Promise<void> {
     const { credits } = spending
-    await this.persist({ credits }, async () => {
+    await this.retryUntilLapse({ credits }, async () => {
       if (this.capture !== undefined) await this.giveBack(this.capture, credits)
-      else if (credits > 0) await this.captureInTheEnd(spending)
+      else if (credits > 0) await this.captureAvailable(spending)
       else await this.release()
     })
   }
 
-  private async captureInTheEnd (spending: Spending) {
+  private async captureAvailable (spending: Spending) {
     const { credits } = spending
     const { uncollected } = await this.spend(spending, 'partial')
-    if (uncollected > 0) this.settings.log.warn({ ...this.names, credits, uncollected }, 'A request cost more than the account had')
+    if (uncollected === 0) return
+    this.settings.log.warn({ ...this.logFields, credits, uncollected }, 'A request cost more than the account had')
   }
 
   private async release () {
@@ -88,7 +96,7 @@ export class OpenHold {
       await this.settings.ledger.release(this.hold.id, { userId: this.hold.userId })
     } catch (error) {
       if (!(error instanceof HoldClosedError) || this.attempted === undefined) throw error
-      // The capture was made although nobody was told: repeated, it says which usage record is to be given back.
+      // The attempted capture was made, but its reply was lost. Repeated, it returns the usage record to refund.
       await this.giveBack(await this.spend(this.attempted, 'reject'), 0)
     }
   }
@@ -102,27 +110,27 @@ export class OpenHold {
 
   private async spend ({ credits, usage, metadata }: Spending, shortfall: 'partial' | 'reject'): Promise<Capture> {
     const { id, userId, operation } = this.hold
-    const about = { userId, shortfall, ...metadata && { metadata } }
-    return await this.settings.ledger.capture(id, usage === undefined ? { ...about, credits } : { ...about, operation, usage })
+    const input = { userId, shortfall, ...metadata && { metadata } }
+    return await this.settings.ledger.capture(id, usage === undefined ? { ...input, credits } : { ...input, operation, usage })
   }
 
-  private async persist (about: object, call: () => Promise<void>) {
+  private async retryUntilLapse (logged: object, call: () => Promise<void>) {
     let pause = FIRST_PAUSE
-    while (!await this.attempt(about, call, pause)) pause = Math.min(pause * 2, LONGEST_PAUSE)
+    while (!await this.attempt(logged, call, pause)) pause = Math.min(pause * 2, LONGEST_PAUSE)
   }
 
-  // Returns whether that was the last attempt.
-  private async attempt (about: object, call: () => Promise<void>, pause: number): Promise<boolean> {
+  // Returns true if this was the last attempt; otherwise it has waited for the next one.
+  private async attempt (logged: object, call: () => Promise<void>, pause: number): Promise<boolean> {
     try {
       await call()
     } catch (err) {
-      if (this.settings.gaveUp()) return true // it is in the log
+      if (this.settings.gaveUp()) return true // RouteCharging.close has logged it
       const wait = pause * (0.5 + Math.random())
       if (err instanceof UnavailableError && performance.now() + wait < this.lapsesAt) {
         await sleep(wait, undefined, { ref: false })
         return false
       }
-      this.settings.log.error({ err, ...this.names, ...about }, 'A charged request could not be settled')
+      this.settings.log.error({ err, ...this.logFields, ...logged }, 'A charged request could not be settled')
     }
     return true
   }
@@ -139,8 +147,8 @@ export class OpenHold {
       await ledger.extend(this.hold.id, { userId: this.hold.userId, ttl })
       this.lapsesAt = performance.now() + ttl
     } catch (err) {
-      log.warn({ err, ...this.names }, 'The hold of a request in flight could not be extended')
-      if (!(err instanceof UnavailableError)) return // it has lapsed, and is charged all the same
+      log.warn({ err, ...this.logFields }, 'The hold of a request in flight could not be extended')
+      if (!(err instanceof UnavailableError)) return // the hold has lapsed; the request is charged nevertheless
       next = ttl / 8
     }
     if (this.timer === timer) this.extendIn(next)

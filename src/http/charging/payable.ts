@@ -1,36 +1,36 @@
-/** What is known of a charged request in the moment in which it is decided what it pays. */
-export interface Facts {
+/** The facts about a charged request that decide what it pays. */
+export interface ChargeFacts {
   /** The handler called `cancel`. */
   cancelled: boolean
-  /** `handlerTimeout` came. */
+  /** Fastify's `handlerTimeout` has passed. */
   timedOut: boolean
-  /** Before any header was written, the handler or a hook threw, the payload could not be serialized, or its stream failed. */
+  /** Before any header was written, the handler or a hook threw, or the payload could not be serialized, or its stream failed. */
   failed: boolean
-  /** The status that was sent, or that would have been sent to a client that had gone; undefined: there was no reply. */
+  /** The status that was sent, or that would have been sent if the client were still there; undefined: there was no reply. */
   status: number | undefined
-  /** What `capture: 'before'` has taken; undefined: nothing was captured yet. */
+  /** The credits that `capture: 'before'` has captured; undefined: none yet. */
   captured: number | undefined
-  /** The reply was written to its end, or is none that is written bit by bit. */
+  /** The reply was written to its end, or is no stream. */
   whole: boolean
-  /** The gateway itself broke the reply off, as it does when the source of a stream fails. */
+  /** The gateway itself broke the reply off, for instance because the source of a stream failed. */
   brokenOff: boolean
   /** The route has `usage`, or its handler called `use`. */
   reportsUse: boolean
-  /** The route has `usage`: its prices make a cost of it. */
+  /** The route has `usage`, and its cost is computed from prices. */
   byUsage: boolean
-  /** What `use` added up. */
+  /** The credits that `use` has added up. */
   used: number
-  /** The least that is paid where what was used is paid. */
+  /** The least that a request pays, in credits, if it pays what it used. */
   minimum: number
-  /** The cost, where it was known before the handler ran. */
+  /** The cost, in credits, if it was known before the handler ran. */
   fixed: number | undefined
 }
 
 /**
- * What a request pays: so many credits, or its cost, which `config.credits` says. The rows are those of the README's
- * table; the first that applies decides.
+ * Returns what a request pays: a number of credits, or 'cost' for the cost that `config.credits` says. The lines are the
+ * rows of the table in docs/charging.md; the first that applies decides.
  */
-export function payable (facts: Facts): number | 'cost' {
+export function payable (facts: ChargeFacts): number | 'cost' {
   if (facts.cancelled) return 0
   if (facts.failed || facts.timedOut) return 0
   if (facts.status !== undefined && facts.status >= 400) return 0
@@ -41,7 +41,10 @@ export function payable (facts: Facts): number | 'cost' {
   return facts.reportsUse ? whatWasUsed(facts) : 'cost' // the client has gone
 }
 
-/** What was used: at least `minimum`, and never more than a fixed cost. */
-export function whatWasUsed ({ byUsage, used, minimum, fixed = Infinity }: Omit<Facts, 'status'>): number | 'cost' {
+/**
+ * Returns what a request pays for what it used: at least `minimum`, and never more than a fixed cost. Returns 'cost' if the
+ * route has `usage`.
+ */
+export function whatWasUsed ({ byUsage, used, minimum, fixed = Infinity }: Omit<ChargeFacts, 'status'>): number | 'cost' {
   return byUsage ? 'cost' : Math.min(Math.max(used, minimum), fixed)
 }

@@ -1,29 +1,29 @@
 import type { Readable } from 'node:stream'
 
-/** Whether a payload is still to be produced as it is sent: a stream of Node.js or of the web, or a Response with one. */
+/** Returns true if a payload is produced while it is sent: a Node.js stream, a web stream, or a Response with one. */
 export function isStream (payload: unknown): boolean {
   const body = isResponse(payload) ? payload.body : payload
   return isReadable(body) || isWebStream(body)
 }
 
-/** The status that a payload brings along, or the one of the reply. */
+/** Returns the status of a payload that has one (a Response), otherwise the reply's status. */
 export function statusOf (payload: unknown, statusCode: number): number {
   return isResponse(payload) && typeof payload.status === 'number' ? payload.status : statusCode
 }
 
-/** Whether a payload says how long it is. */
+/** Returns true if a payload is a Response with a content-length. */
 export function hasLength (payload: unknown): boolean {
   return isResponse(payload) && payload.headers.has('content-length')
 }
 
-/** Ends a payload that nobody will read, where it is a stream. */
+/** Ends a stream that nobody will read. Does nothing for other payloads. */
 export function discard (payload: unknown): void {
   const body = isResponse(payload) ? payload.body : payload
   if (isReadable(body)) body.on('error', ignore).destroy()
   else if (isWebStream(body)) body.cancel().catch(ignore)
 }
 
-/** Whether a payload is a stream of Node.js: by what it can do, as Fastify tells them. */
+/** Returns true if a payload is a Node.js stream. Like Fastify, it looks for the method `pipe`. */
 export function isReadable (payload: unknown): payload is Readable {
   return typeof (payload as Readable | null | undefined)?.pipe === 'function'
 }

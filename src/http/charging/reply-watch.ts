@@ -4,31 +4,32 @@ import { isClosed, onceClosed } from './closing.js'
 import { isReadable, isStream } from './payload.js'
 import { watchUpstream } from './upstream.js'
 
-/** Who is told of what a reply does. */
+/** What a ReplyWatch calls. */
 export interface ReplyListener {
-  /** The headers are about to be written, with this status. */
+  /** Called before the headers are written, with their status. */
   beforeHeaders (status: number): void
-  /** Something is known that was not known before. */
+  /** Called when the watch has learned something new. */
   changed (): void
 }
 
 /**
- * What becomes of one reply. It looks on and changes nothing.
+ * Watches one reply, and changes nothing about it except during `pause`.
  *
- * Fastify has no hook for most of it: a hook sees a payload only as the hooks before it left it, the status may change
- * after the headers were written, and nothing tells who ended a stream early. So the methods of this one reply that
- * Fastify and handlers call anyway are overlaid: `send` and `then` of the reply, `writeHead`, `end` and `destroy` of the response.
+ * Fastify has no hook for most of this. A hook sees a payload only as earlier hooks left it. The status may change after
+ * the headers were written. Nothing says who ended a stream early. Therefore the watch replaces methods that Fastify and
+ * handlers call anyway, on this one reply only: `send` and `then` of the reply; `writeHead`, `end` and `destroy` of the
+ * response. Each of them still calls the original.
  */
 export class ReplyWatch {
-  /** The status that was sent, or was written for a client that had gone. */
+  /** The status that was sent, or that was written after the client had gone; undefined: none yet. */
   status: number | undefined
-  /** What was given to `reply.send`. */
+  /** The kind of payload that was passed to `reply.send`. */
   kind: 'none' | 'value' | 'stream' = 'none'
-  /** The handler waits for the reply, as with `return reply`: it is sent by something else, and later. */
+  /** The handler waits for the reply (`return reply`): other code sends it later. */
   isAwaited = false
   /**
-   * Whether the handler has replied, and waits for an end that will not come: where a stream of HTTP/2 was reset early,
-   * Fastify's `reply.then` never calls back.
+   * The handler has replied, and waits for an end that never comes: if an HTTP/2 stream was reset early, Fastify's
+   * `reply.then` never calls back.
    */
   isAwaitedInVain = false
   /** Nothing more can be sent. */
@@ -37,12 +38,12 @@ export class ReplyWatch {
   isBrokenOff = false
   /** `handlerTimeout` broke the reply off. */
   isTimedOut = false
-  /** Streams that are read to their end although nobody receives them: the replies to HEAD requests. */
+  /** How many streams are read to their end although nobody receives them: replies to HEAD requests. */
   sources = 0
-  /** The status of an upstream whose reply was dropped, as the client had gone. */
+  /** The status of an upstream's reply that was dropped because the client had gone. */
   droppedStatus: number | undefined
 
-  private waiting = 0 // who waits for the reply's end
+  private waiting = 0 // callers of `reply.then` that wait for the reply's end
   private hasEnded: boolean
   private isPaused = false
   private endedBeforeClosing: boolean | undefined
@@ -50,7 +51,7 @@ export class ReplyWatch {
 
   constructor (private readonly reply: FastifyReply, private readonly listener: ReplyListener) {
     const { raw } = reply
-    if (raw.headersSent) this.status = raw.statusCode // handlerTimeout came while the hold was being taken
+    if (raw.headersSent) this.status = raw.statusCode // handlerTimeout passed while the hold was being taken
     this.hasEnded = raw.writableEnded
     this.watchReply()
     this.watchResponse()
@@ -59,19 +60,20 @@ export class ReplyWatch {
     if (isClosed(raw)) this.noteClosing()
   }
 
-  /** Whether the reply was written to its end, or is none that is written bit by bit. */
+  /** Whether the reply was written to its end, or is no stream. */
   get isWhole (): boolean {
     return this.kind === 'value' || (this.endedBeforeClosing ?? this.hasEnded)
   }
 
-  /** Whether the handler has taken the response into its own hands. */
+  /** Whether the handler writes the response itself, for instance after `reply.hijack()`. */
   get isHijacked (): boolean {
     return !this.isPaused && this.reply.sent && !this.hasEnded
   }
 
   /**
-   * Makes the reply count as sent until the promise settles. Without a wait it would have been sent by now: a second
-   * `send`, a value or an error of the handler would find it so, and neither status nor headers would change any more.
+   * Makes the reply count as sent until the promise settles, and returns what it resolves to. Without this wait the reply
+   * would be sent by now. So a second `send`, or a value or an error of the handler, must find it sent. Changes of status
+   * and headers during the wait are undone.
    */
   async pause<T> (promise: PromiseLike<T>): Promise<T> {
     const { reply } = this
@@ -89,7 +91,7 @@ export class ReplyWatch {
     }
   }
 
-  /** Leaves the connection without a listener. */
+  /** Stops listening to the connection. */
   stop (): void {
     this.stopListening()
   }
@@ -123,7 +125,7 @@ export class ReplyWatch {
       if (this.isClosed) this.listener.changed()
       return result
     }) as typeof writeHead
-    // For a client that has gone Node.js writes no headers, and over HTTP/2 it does not even note the end.
+    // If the client has gone, Node.js writes no headers, and over HTTP/2 it does not even note the end.
     raw.end = ((...args: [never, never]) => {
       this.hasEnded = true
       const result = end.call(raw, ...args)
@@ -142,7 +144,7 @@ export class ReplyWatch {
 
   private beforeSending (payload: unknown) {
     const { reply } = this
-    if (reply.sent || this.status !== undefined) return // which sends nothing more
+    if (reply.sent || this.status !== undefined) return // this call of `send` sends nothing
     this.kind = isStream(payload) ? 'stream' : 'value'
     if (this.isClosed) this.noticeWaitingInVain()
     if (reply.request.method !== 'HEAD' || !isReadable(payload)) return
@@ -167,15 +169,15 @@ export class ReplyWatch {
 
   private noteClosing () {
     const { raw } = this.reply
-    if (raw.headersSent) this.status ??= raw.statusCode // also where a handler wrote to the stream of HTTP/2 itself
+    if (raw.headersSent) this.status ??= raw.statusCode // `writeHead` is not called if a handler wrote to the HTTP/2 stream
     if (this.status !== undefined) this.endedBeforeClosing = this.hasEnded
     this.isClosed = true
     this.noticeWaitingInVain()
   }
 
-  // In a moment: whoever is told of the closing has been told by then.
+  // Waits for setImmediate: by then all other listeners for the closing have run.
   private noticeWaitingInVain () {
-    if (this.waiting === 0) return // most often: a request that nobody left does no more work here
+    if (this.waiting === 0) return // the usual case, if the client has not left early
     setImmediate(() => {
       this.isAwaitedInVain = this.waiting > 0 && this.kind !== 'none'
       if (this.isAwaitedInVain) this.listener.changed()
@@ -183,19 +185,20 @@ export class ReplyWatch {
   }
 }
 
-// Cookies are added to an array, so the array is copied.
+// Arrays are copied too, because another cookie is added to the same array.
 function copyHeaders (reply: FastifyReply): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(reply.getHeaders()).map(([name, value]) => [name, Array.isArray(value) ? [...value] : value]))
+  const headers = Object.entries(reply.getHeaders())
+  return Object.fromEntries(headers.map(([name, value]) => [name, Array.isArray(value) ? [...value] : value]))
 }
 
 function restoreHeaders (reply: FastifyReply, before: Record<string, unknown>) {
   const now = reply.getHeaders()
   if (String(Object.entries(now)) === String(Object.entries(before))) return
-  for (const name of Object.keys(now)) reply.removeHeader(name) // all of them, as they are to be in the same order
+  for (const name of Object.keys(now)) reply.removeHeader(name) // all of them, to restore their order too
   reply.headers(before as ReturnType<FastifyReply['getHeaders']>)
 }
 
-/** Whether an error says that `handlerTimeout` came. */
+/** Returns true if an error is the one of Fastify's `handlerTimeout`. */
 export function isTimeout (error: unknown): boolean {
   return (error as { code?: unknown } | null | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT'
 }

@@ -1,32 +1,35 @@
 import { InvalidInputError } from '../../errors.js'
-import { compile, CreditsOrNone, MetadataField } from '../../ledger/fields.js'
-import type { Metadata } from '../../ledger/metadata.js'
+import { compile, CreditsOrNone, MetadataField } from '../../ledger/input/fields.js'
+import type { Metadata } from '../../ledger/input/metadata.js'
 
-/** `request.credits`: what a charged request holds, and what its handler says of it. */
+/** `request.credits`: what is held for a charged request, and the methods by which its handler reports what it used. */
 export interface RequestCredits {
-  /** The hold; `null` where nothing is held: the request is free, or is served without the database. */
+  /** The hold's id; `null` if nothing is held, because the request is free or is served without the database. */
   readonly holdId: string | null
   /** Credits held. */
   readonly held: number
   /** The account that pays. */
   readonly userId: string
+  /** The budget in which the credits count; `null`: none. */
+  readonly budget: string | null
   /** What the credits are spent on. */
   readonly operation: string
-  /** Credits that `use` has added up. */
+  /** The credits that `use` has added up. */
   readonly used: number
-  /** Adds to what was used: a whole number from 0 to 2^53 - 1, as the sum must be. Throws InvalidInputError. */
+  /** Adds to the credits used. These and their sum must be whole numbers from 0 to 2^53 - 1. Throws InvalidInputError. */
   use (credits: number): void
-  /** Adds facts about the usage, over those of the route's config. Throws InvalidInputError. */
+  /** Adds facts about the usage; they replace those of the route's config that have the same keys. Throws InvalidInputError. */
   metadata (facts: Metadata): void
-  /** Nothing is to be paid, whatever comes of the request: the hold is released. */
+  /** Makes the request free, whatever it replies: its hold is released. */
   cancel (): void
 }
 
-/** What a request's credits are held for. */
+/** A request's hold: its id, its credits, who pays, in which budget, and for what. */
 export interface HeldCredits {
   id: string | null
   credits: number
   userId: string
+  budget: string | undefined
   operation: string
   metadata: Metadata
 }
@@ -34,13 +37,13 @@ export interface HeldCredits {
 const creditsProblem = compile(CreditsOrNone)
 const metadataProblem = compile(MetadataField)
 
-/** What a handler has said so far of what it used. */
-export class HandlerReport implements RequestCredits {
-  /** Whether `use` was called at all. */
-  reported = false
+/** The usage that a handler has reported so far, through `request.credits`. */
+export class ReportedUsage implements RequestCredits {
+  useWasCalled = false
+  /** Whether `cancel` was called. */
   cancelled = false
-  /** The facts beside those of the hold; undefined: none. */
-  facts: Metadata | undefined
+  /** The metadata that the handler added to the hold's; undefined: none. */
+  addedMetadata: Metadata | undefined
   private sum = 0
 
   constructor (private readonly hold: HeldCredits) {}
@@ -57,6 +60,10 @@ export class HandlerReport implements RequestCredits {
     return this.hold.userId
   }
 
+  get budget (): string | null {
+    return this.hold.budget ?? null
+  }
+
   get operation (): string {
     return this.hold.operation
   }
@@ -69,14 +76,14 @@ export class HandlerReport implements RequestCredits {
     const problem = creditsProblem(credits) ?? creditsProblem(this.sum + credits)
     if (problem !== undefined) throw new InvalidInputError('credits', problem.problem)
     this.sum += credits
-    this.reported = true
+    this.useWasCalled = true
   }
 
   metadata (facts: Metadata): void {
-    const added = { ...this.facts, ...facts }
+    const added = { ...this.addedMetadata, ...facts }
     const problem = metadataProblem(facts) ?? metadataProblem({ ...this.hold.metadata, ...added })
     if (problem !== undefined) throw new InvalidInputError('metadata', problem.problem)
-    this.facts = JSON.parse(JSON.stringify(added))
+    this.addedMetadata = JSON.parse(JSON.stringify(added))
   }
 
   cancel (): void {

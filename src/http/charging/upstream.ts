@@ -7,9 +7,9 @@ interface ProxyingReply {
 }
 
 /**
- * Tells the status of what an upstream replied, where the handler asks it with `reply.from()` of @fastify/reply-from,
- * which @fastify/http-proxy does too. They drop the upstream's reply without a word where the client's request was
- * aborted; the rewriting of its headers is the last that is seen of it.
+ * Calls `onReply` with the status of an upstream's reply, if the handler forwards the request with `reply.from()` of
+ * @fastify/reply-from (also through @fastify/http-proxy). If the client's request was aborted, these drop the upstream's
+ * reply silently. Their last call before that is `rewriteHeaders`: it is wrapped here.
  */
 export function watchUpstream (reply: FastifyReply, onReply: (status: number) => void): void {
   const proxying = reply as unknown as ProxyingReply
@@ -17,7 +17,7 @@ export function watchUpstream (reply: FastifyReply, onReply: (status: number) =>
   if (from === undefined) return
   proxying.from = (source, options) => {
     const rewriteHeaders: RewriteHeaders = (headers, request) => {
-      setImmediate(() => onReply(reply.statusCode)) // by then it is dropped, or was given to `send`
+      setImmediate(() => onReply(reply.statusCode)) // by then the reply was dropped, or passed to `send`
       return options?.rewriteHeaders === undefined ? headers : options.rewriteHeaders(headers, request)
     }
     return from.call(reply, source, { ...options, rewriteHeaders })

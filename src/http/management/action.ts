@@ -1,29 +1,30 @@
 import { Type, type TProperties } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyRequest, FastifySchema, preHandlerAsyncHookHandler } from 'fastify'
-import { InvalidInputError } from '../../errors.js'
-import type { Balance } from '../../ledger/types.js'
+import type { Balance } from '../../ledger/posting/balance.js'
 import { shownBalance } from '../balance.js'
 import { BODY_LIMIT } from '../isolation.js'
 import { bodyRefusals, IdempotencyHeaders, NoQuery, operationId, refusals } from '../schemas.js'
-import { strictValidator, validationError } from '../validation.js'
+import { toCamelCase, toSnakeCase } from '../snake-case.js'
+import { asValidationError, strictValidator } from '../validation.js'
 
-/** A `POST` route that does what a method of the ledger does. */
+/** A `POST` route that calls one method of the ledger. */
 export interface Action {
+  /** The URL after the prefix. */
   path: string
   /** The operation's name in the OpenAPI document. */
   operation: string
   summary: string
-  /** The fields of the body, in snake_case. */
+  /** The fields of the request body, in snake_case. */
   body: TProperties
-  /** The fields of the answer beside `balance`. */
-  answer: TProperties
-  /** Further refusals, by status. */
+  /** The fields of the reply besides `balance`, in snake_case. */
+  reply: TProperties
+  /** The schemas of further error replies, by status. */
   refusals?: Record<number, object>
-  /** Calls the method with the body's fields in camelCase. */
-  call: (fields: any, id: string) => Promise<Answer>
+  /** Calls the method with the body's fields in camelCase, the idempotency key, and the `:id` of the path. */
+  call: (fields: any, id: string) => Promise<Result>
 }
 
-interface Answer {
+interface Result {
   balance: Balance
   replayed?: boolean
 }
@@ -36,7 +37,7 @@ interface ActionRoute {
 
 const Params = Type.Object({ id: Type.String({ description: 'The hold' }) })
 
-/** Registers an action that `preHandler` guards. */
+/** Registers the route of an action; `preHandler` guards it. */
 export function actionRoute (
   fastify: FastifyInstance, action: Action, preHandler: preHandlerAsyncHookHandler
 ): void {
@@ -49,14 +50,14 @@ export function actionRoute (
     preValidation: async request => { if (allOptional) request.body ??= {} },
     validatorCompiler: strictValidator({ body, headers: IdempotencyHeaders, querystring: NoQuery, params: Params })
   }, async (request, reply) => {
-    const { replayed = false, ...answer } = await answering('body', action.call(fieldsOf(request), request.params.id))
+    const { replayed = false, ...result } = await asValidationError('body', action.call(fieldsOf(request), request.params.id))
     if (replayed) reply.header('idempotency-replayed', 'true')
-    return toSnakeCase({ ...answer, balance: shownBalance(answer.balance) })
+    return toSnakeCase({ ...result, balance: shownBalance(result.balance) })
   })
 }
 
 function schemaOf (
-  { path, operation, summary, answer, refusals: more }: Action, body: object, prefix: string
+  { path, operation, summary, reply, refusals: more }: Action, body: object, prefix: string
 ): FastifySchema & Record<string, unknown> {
   return {
     operationId: operationId(operation, prefix),
@@ -70,7 +71,7 @@ function schemaOf (
     response: {
       200: {
         description: 'Done, or done before by a request with the same Idempotency-Key',
-        ...Type.Object({ ...answer, balance: Type.Ref('AiCreditsBalance') })
+        ...Type.Object({ ...reply, balance: Type.Ref('AiCreditsBalance') })
       },
       ...refusals,
       ...bodyRefusals,
@@ -82,31 +83,4 @@ function schemaOf (
 function fieldsOf ({ body, headers }: FastifyRequest<ActionRoute>) {
   const idempotencyKey = headers['idempotency-key']
   return { ...toCamelCase(body), ...idempotencyKey !== undefined && { idempotencyKey } }
-}
-
-/** What a schema cannot say (that a time is past, say) is refused by the method: as if the schema had said it. */
-export async function answering<T> (part: string, call: Promise<T>): Promise<T> {
-  try {
-    return await call
-  } catch (error) {
-    if (!(error instanceof InvalidInputError)) throw error
-    throw validationError(part, snakeCase(error.field), error.problem)
-  }
-}
-
-function toCamelCase (fields: object) {
-  return mapKeys(fields, key => key.replace(/_(.)/g, (_, letter) => letter.toUpperCase()))
-}
-
-/** An answer with its keys as replies have them. */
-export function toSnakeCase (fields: object) {
-  return mapKeys(fields, snakeCase)
-}
-
-function snakeCase (key: string) {
-  return key.replace(/[A-Z]/g, letter => `_${letter.toLowerCase()}`)
-}
-
-function mapKeys (fields: object, name: (key: string) => string) {
-  return Object.fromEntries(Object.entries(fields).map(([key, value]) => [name(key), value]))
 }

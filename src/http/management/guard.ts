@@ -4,7 +4,7 @@ import type { Authorize } from '../../options.js'
 
 const PARAMETERS_WITH_DONE = 3
 
-/** A preHandler that lets a request through if each of the host's hooks says yes. */
+/** Returns a preHandler that lets a request through only if each of the host's hooks does. Otherwise: ForbiddenError. */
 export function guard (authorize: Authorize | Authorize[]): preHandlerAsyncHookHandler {
   const hooks = [authorize].flat()
   return async function (request, reply) {
@@ -17,7 +17,8 @@ export function guard (authorize: Authorize | Authorize[]): preHandlerAsyncHookH
   }
 }
 
-// Fastify says that a reply was sent only once its onSend hooks have ended: too late to stop the handler.
+// Returns a function that says whether a reply was begun. Fastify sets `reply.sent` only after the onSend hooks: that is too
+// late to stop the handler. So the reply's own methods are watched.
 function watch (reply: FastifyReply): () => boolean {
   let began = false
   const { send, callNotFound } = reply
@@ -34,8 +35,8 @@ function watch (reply: FastifyReply): () => boolean {
   return () => began || reply.sent || reply.raw.headersSent
 }
 
-// Resolves to what the hook says, by its promise, by `done` or at once; rejects where it fails. One that never says
-// anything keeps the request waiting, as Fastify's hooks do.
+// Calls a hook, and resolves to what it says: by its promise, by `done`, or by its return value. Rejects if the hook fails.
+// A hook that never says anything keeps the request waiting, as in Fastify.
 async function ask (
   hook: Authorize, instance: FastifyInstance, request: FastifyRequest, reply: FastifyReply, replied: () => boolean
 ): Promise<unknown> {
@@ -44,14 +45,14 @@ async function ask (
     const said = hook.call(instance, request, reply, done)
     if (said === false || isThenable(said)) resolve(said)
     else if (hook.length < PARAMETERS_WITH_DONE) {
-      // Nothing is no yes: a promise that was not returned looks the same.
+      // A hook that returns nothing has not said yes: it may have forgotten to return its promise.
       if (said === true || replied()) resolve(said)
       else reject(new InvalidAuthorizationError(typeof said))
     }
   })
 }
 
-// A hook that resolves, or calls `done`, with nothing has let the request through.
+// A hook whose promise resolves to nothing, or that calls `done()`, lets the request through.
 function isNo (said: unknown) {
   return said !== undefined && !said
 }

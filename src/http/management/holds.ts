@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
-import { Credits, Flag, MetadataField, Operation, Shortfall, Ttl, UserId } from '../../ledger/fields.js'
+import { ChargedBudget, Credits, Flag, MetadataField, Operation, Shortfall, Ttl, UserId } from '../../ledger/input/fields.js'
 import type { Credits as Ledger } from '../../ledger/types.js'
-import { account, insufficient, refused, whole } from '../schemas.js'
+import { account, noBudget, refused, refusedCharge, whole } from '../schemas.js'
 import type { Action } from './action.js'
 
 const closed = {
@@ -19,7 +19,7 @@ const expiry = { expires_at: Type.String({ format: 'date-time', description: 'Wh
 
 const named = { user_id: Type.Optional(UserId) }
 
-/** `POST /credits/holds`: sets credits aside. */
+/** `POST /credits/holds`: sets credits of an account aside. */
 export const holdAction = (ledger: Ledger, mustName: boolean): Action => ({
   path: '/credits/holds',
   operation: 'holdCredits',
@@ -29,10 +29,11 @@ export const holdAction = (ledger: Ledger, mustName: boolean): Action => ({
     credits: Credits,
     operation: Operation,
     metadata: Type.Optional(MetadataField),
+    budget: Type.Optional(ChargedBudget),
     ttl: Type.Optional(Ttl)
   },
-  answer: { ...held, operation: Type.String(), ...expiry },
-  refusals: { 402: insufficient, 409: refused('The Idempotency-Key was used for a different request') },
+  reply: { ...held, operation: Type.String(), ...expiry },
+  refusals: { 402: refusedCharge, 404: noBudget, 409: refused('The Idempotency-Key was used for a different request') },
   call: fields => ledger.hold(fields)
 })
 
@@ -48,35 +49,35 @@ export const captureAction = (ledger: Ledger): Action => ({
     final: Type.Optional(Flag),
     shortfall: Type.Optional(Shortfall)
   },
-  answer: {
+  reply: {
     id: Type.String({ description: 'The usage record' }),
     hold_id: Type.String(),
     user_id: Type.String(),
     credits: whole('Credits spent'),
-    uncollected: whole('Credits asked for that were not there')
+    uncollected: whole('Credits that the account did not have')
   },
-  refusals: { 402: insufficient, ...closed },
+  refusals: { 402: refusedCharge, ...closed },
   call: (fields, id) => ledger.capture(id, fields)
 })
 
-/** `POST /credits/holds/:id/release`: gives back what a hold has left. */
+/** `POST /credits/holds/:id/release`: closes a hold and makes its remaining credits available again. */
 export const releaseAction = (ledger: Ledger): Action => ({
   path: '/credits/holds/:id/release',
   operation: 'releaseHold',
-  summary: 'Give back what a hold has left',
+  summary: 'Close a hold and make its remaining credits available again',
   body: named,
-  answer: { ...held, credits: whole('Credits that are available again') },
+  reply: { ...held, credits: whole('Credits that are available again') },
   refusals: closed,
   call: ({ idempotencyKey: _key, ...fields }, id) => ledger.release(id, fields) // repeatable as it is
 })
 
-/** `POST /credits/holds/:id/extend`: lets a hold live longer. */
+/** `POST /credits/holds/:id/extend`: moves the time at which a hold lapses. */
 export const extendAction = (ledger: Ledger): Action => ({
   path: '/credits/holds/:id/extend',
   operation: 'extendHold',
-  summary: 'Let a hold live longer',
+  summary: 'Move the time at which a hold lapses',
   body: { ...named, ttl: Ttl },
-  answer: { ...held, ...expiry },
+  reply: { ...held, ...expiry },
   refusals: closed,
   call: ({ idempotencyKey: _key, ...fields }, id) => ledger.extend(id, fields) // repeatable as it is
 })

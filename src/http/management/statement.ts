@@ -1,12 +1,13 @@
 import { Type } from '@sinclair/typebox'
 import type { FastifyInstance, preHandlerAsyncHookHandler } from 'fastify'
-import { StatementCursor, Time, WholeNumber } from '../../ledger/fields.js'
-import type { Credits, StatementEntry } from '../../ledger/types.js'
+import { StatementCursor, Time, WholeNumber } from '../../ledger/input/fields.js'
+import type { StatementEntry } from '../../ledger/operations/statement.js'
+import type { Credits } from '../../ledger/types.js'
 import { shownBalance } from '../balance.js'
 import { linkToNextPage } from '../pages.js'
-import { account, operationId, refusals, whole } from '../schemas.js'
-import { strictValidator } from '../validation.js'
-import { answering, toSnakeCase } from './action.js'
+import { account, operationId, PageCursor, pageHeaders, refusals, whole } from '../schemas.js'
+import { toSnakeCase } from '../snake-case.js'
+import { asValidationError, strictValidator } from '../validation.js'
 
 interface StatementQuery {
   user_id?: string
@@ -17,16 +18,16 @@ interface StatementQuery {
 }
 
 const Entry = Type.Object({
-  seq: whole('Its place in the account\'s order'),
+  seq: whole('Its number in the order of the account\'s changes'),
   kind: Type.String({ description: 'What happened' }),
   at: Type.String({ format: 'date-time', description: 'When it took effect' }),
-  amount: whole('By how many credits it changed what is available'),
+  amount: whole('The change of the available credits'),
   balance: Type.Ref('AiCreditsBalance'),
-  price_version: Type.Optional(Type.String({ description: 'Of a charge by usage: the version of the prices' })),
+  price_version: Type.Optional(Type.String({ description: 'The version of the prices, for a charge by usage' })),
   usage: Type.Optional(Type.Object({}, {
-    additionalProperties: whole('A quantity'), description: 'Of a charge by usage: what it was computed from'
+    additionalProperties: whole('A quantity'), description: 'The quantities of a charge by usage'
   }))
-}, { additionalProperties: true, description: 'One change of an account, with what caused it' })
+}, { additionalProperties: true, description: 'One change of an account, and its cause' })
 
 const query = (mustName: boolean) => Type.Object({
   user_id: account(mustName),
@@ -36,7 +37,7 @@ const query = (mustName: boolean) => Type.Object({
   cursor: Type.Optional(StatementCursor)
 }, { additionalProperties: false })
 
-/** `GET /credits/statement`: every change of an account. */
+/** Registers `GET /credits/statement`, which lists every change of an account, by pages. */
 export function statementRoute (
   fastify: FastifyInstance, ledger: Credits, mustName: boolean, preHandler: preHandlerAsyncHookHandler
 ): void {
@@ -51,8 +52,8 @@ export function statementRoute (
       response: {
         200: {
           description: 'A page of the statement',
-          headers: { Link: { type: 'string', description: 'rel="next": the next page, if there is one' } },
-          ...Type.Object({ entries: Type.Array(Entry), cursor: Type.Unsafe({ type: ['string', 'null'] }) })
+          headers: pageHeaders,
+          ...Type.Object({ entries: Type.Array(Entry), cursor: PageCursor })
         },
         ...refusals
       }
@@ -61,7 +62,7 @@ export function statementRoute (
   }, async (request, reply) => {
     const { user_id: userId, limit, ...page } = request.query
     const input = { ...page, ...limit !== undefined && { limit: Number(limit) } }
-    const { entries, cursor } = await answering('querystring', ledger.statement(userId, input))
+    const { entries, cursor } = await asValidationError('querystring', ledger.statement(userId, input))
     linkToNextPage(request, reply, cursor)
     return { entries: entries.map(shownEntry), cursor }
   })
