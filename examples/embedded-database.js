@@ -5,18 +5,18 @@ import { PGlite } from '@electric-sql/pglite'
 import { PGLiteSocketServer } from '@electric-sql/pglite-socket'
 import { lockFolder } from './folder-lock.js'
 
-// PGlite has a single backend, so more connections would make nothing faster. They would do harm: the socket server
-// may interleave what two connections send when a message is over 64 KiB.
+// PGlite has a single backend, so more connections would not be faster. They would do harm: the socket server may mix up
+// what two connections send if a message is larger than 64 KiB.
 const POOL_SIZE = 1
 
-// A connection that the pool gives up is still counted for a moment when its successor knocks.
+// If the pool replaces a connection, the server still counts the old one for a moment.
 const SPARE_CONNECTIONS = 4
 
 /**
- * Starts PostgreSQL inside this process (PGlite), with its data in a folder, for a try without a database of one's own.
- * Give `connectionString` and `max` to @fastify/postgres, and `prepare: false` to fastify-ai-credits. Call `close()`
- * after the pool has ended. What is committed survives a killed process, but not a power loss: PGlite does not fsync.
- * Any program on this machine can connect to it.
+ * Starts PostgreSQL inside this process (PGlite), with its data in a folder, for a try without a database server. Give
+ * `connectionString` and `max` to @fastify/postgres, and `prepare: false` to fastify-ai-credits. Call `close()` after the
+ * pool has ended. Committed data survives a killed process, but not a power loss: PGlite does not fsync. Any program on
+ * this machine can connect to it.
  *
  * @param {string} dataDir
  * @returns {Promise<{ connectionString: string, max: number, folder: string, close: () => Promise<void> }>}
@@ -43,8 +43,8 @@ export async function startEmbeddedDatabase (dataDir) {
   }
 }
 
-// A database is made beside its place and moved there when it is whole: a first start that is killed halfway would
-// otherwise leave a folder that can never be opened again.
+// A new database is made in another folder, and moved to its place when it is complete. Otherwise a first start that is
+// killed halfway would leave a folder that can never be opened.
 async function openDatabase (folder) {
   if (!existsSync(folder)) {
     const unfinished = `${folder}.unfinished`

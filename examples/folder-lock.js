@@ -6,10 +6,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 const ATTEMPTS = 5
 const CLAIM = /^process-(\d+)-[\w-]+\.lock$/
 
-// Claims of this very process: a container gives every run the same pid, so a pid of our own proves nothing.
+// The claims of this process. A file with this process's pid proves nothing: a container gives every run the same pid.
 const ours = new Set()
 
-/** Locks a folder against other processes; resolves to the function that unlocks it. */
+/** Locks a folder against other processes. Resolves to a function that unlocks it. Throws FolderLockedError. */
 export async function lockFolder (folder) {
   await mkdir(folder, { recursive: true })
   for (let attempt = 1; ; attempt++) {
@@ -17,12 +17,12 @@ export async function lockFolder (folder) {
     const rival = await tryClaim(folder, claim)
     if (rival === undefined) return () => withdraw(folder, claim)
     if (attempt === ATTEMPTS) throw new FolderLockedError(folder, rival)
-    // Two processes starting at once have both withdrawn: the one that draws the shorter wait gets the folder.
+    // Two processes that start at once have both withdrawn. The one with the shorter random wait gets the folder.
     await sleep(20 + Math.random() * 100)
   }
 }
 
-/** The folder is in use by another process that is still running. */
+/** Another process that is still running uses the folder. */
 export class FolderLockedError extends Error {
   code = 'FOLDER_LOCKED'
 
@@ -32,8 +32,8 @@ export class FolderLockedError extends Error {
   }
 }
 
-// Every process writes a claim of its own before it looks for the claims of others, so of two processes at least one
-// sees the other. One shared pid file could not do this: two processes that find it stale would race to replace it.
+// Every process writes its own claim before it looks for the claims of others. So at least one of two processes sees the
+// other. One shared pid file would not work: two processes that find it stale would race to replace it.
 async function tryClaim (folder, claim) {
   ours.add(claim)
   await writeFile(join(folder, claim), '', { flag: 'wx' })
@@ -56,7 +56,7 @@ function isHeld (claim, pid) {
   try {
     return process.kill(pid, 0)
   } catch (error) {
-    // Anything else, EPERM above all, says that the process is there.
+    // Any other error, above all EPERM, means that the process exists.
     return error.code !== 'ESRCH'
   }
 }

@@ -1,6 +1,6 @@
 const LEVELS = { 40: 'WARN ', 50: 'ERROR ', 60: 'FATAL ' }
 
-/** A destination for Fastify's logger that prints lines for people; in production, leave it out and keep the JSON. */
+/** A stream for Fastify's logger that prints lines for people. In production leave it out, and keep the JSON. */
 export const readableLog = {
   write (json) {
     process.stdout.write(`${format(JSON.parse(json))}\n`)

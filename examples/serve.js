@@ -4,14 +4,14 @@ import closeWithGrace from 'close-with-grace'
 
 const HERE = ['127.0.0.1', '::1', '0.0.0.0', '::']
 
-/** Whether a module is the one that node was started with, rather than imported by another. */
+/** Returns true if a module is the one that node was started with, and false if another module imported it. */
 export function isMain (moduleUrl) {
   return realpathSync(process.argv[1] ?? '.') === realpathSync(fileURLToPath(moduleUrl))
 }
 
 /**
- * Serves the app that `build` makes on HOST and PORT until Ctrl-C, which closes it cleanly. Where it cannot start, it
- * says why in one line and exits with code 1.
+ * Serves the app that `build` returns, on HOST and PORT (default: localhost, 8000). Ctrl-C closes it cleanly. If the app
+ * cannot start, prints why and exits with code 1.
  *
  * @param {() => Promise<import('fastify').FastifyInstance>} build
  */
@@ -30,7 +30,7 @@ export async function serve (build) {
   }
 }
 
-/** The address to open on this machine, for the lines that a server prints at start. */
+/** Returns the URL at which this machine reaches the app, for the lines that a server prints at start. */
 export function urlOf (app) {
   const { address, port } = app.addresses()[0]
   return HERE.includes(address) ? `http://localhost:${port}` : app.listeningOrigin
@@ -47,7 +47,7 @@ function closeOnSignal (app) {
     app.log.info('Closing')
     await app.close()
   })
-  // npm may pass on a Ctrl-C that the terminal has sent here too, and a second signal would end closing halfway.
+  // One Ctrl-C may arrive twice, from the terminal and from npm. The second must not end the process while it closes.
   process.once('SIGINT', close)
   process.on('SIGINT', () => {})
 }
@@ -56,7 +56,7 @@ function explain (error) {
   if (error.code === 'EADDRINUSE') {
     return `Port ${error.port} is already in use on ${error.address}. Choose another one with PORT=${error.port + 1}`
   }
-  // What has a code is the world's doing and its message says enough; anything else is a bug, and needs its stack.
+  // An error with a code comes from outside, and its message is enough. Any other error is a bug, and needs its stack.
   if (!error.code) return error.stack
   return [error, error.cause].filter(Boolean).map(({ message, code }) => message || code).join(': ')
 }

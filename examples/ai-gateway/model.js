@@ -1,14 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 
-// Stands in for the AI services behind the gateway.
+// A stand-in for the AI services behind the gateway.
 
-/** How many tokens a text has: here its words. */
+/** Returns how many tokens a text has: here its words. */
 export function countTokens (text) {
   return text.trim().split(/\s+/).length
 }
 
 /**
- * Answers a prompt token by token. Fails in the middle if the prompt asks it to.
+ * Yields the reply to a prompt token by token. Fails in the middle if the prompt has 'break off'.
  *
  * @param {string} prompt
  * @param {{ signal: AbortSignal, milliseconds?: number }} options
@@ -23,7 +23,7 @@ export async function * streamTokens (prompt, { signal, milliseconds = 20 }) {
 }
 
 /**
- * Makes a video, after a while. Fails if the prompt asks it to.
+ * Makes a video in 50 milliseconds and returns its URL. Fails if the prompt has 'fail'.
  *
  * @param {string} prompt
  */

@@ -15,8 +15,8 @@ const body = {
 }
 
 /**
- * `POST /purchases`: what a payment provider calls when somebody has paid, and calls again when in doubt. Each payment
- * grants once.
+ * `POST /purchases`: a payment provider calls it when somebody has paid, and repeats the call when in doubt. Each payment
+ * grants its credits once.
  *
  * @param {{ secret: string }} options
  */
@@ -28,7 +28,7 @@ export default async function purchases (app, { secret }) {
       userId,
       credits,
       reason: 'purchase',
-      expiresAt: new Date(Date.parse(paidAt) + YEAR), // a repeated call must say the same, so not a year from now
+      expiresAt: new Date(Date.parse(paidAt) + YEAR), // not a year from now: a repeated call must have equal arguments
       idempotencyKey: `payment ${paymentId}`
     })
     return { grant: id, granted: !replayed, available: balance.available }

@@ -22,8 +22,8 @@ const prices = {
 }
 
 /**
- * A small AI gateway: users with tokens (JSON Web Tokens), a monthly allowance, a chat that streams and is paid for by
- * the token, videos that are refunded if they fail, and purchases.
+ * Builds a small AI gateway: users with JSON Web Tokens, a monthly allowance, a streaming chat that is charged by the
+ * token, videos that are refunded if they fail, and purchases.
  *
  * @param {{
  *   dataDir?: string, jwtSecret?: string, webhookSecret?: string,
@@ -39,7 +39,7 @@ export async function build ({
   const database = await startEmbeddedDatabase(dataDir)
   const app = Fastify({ logger })
 
-  // Hooks run last in, first out: the pool of @fastify/postgres, registered later, has ended when this one runs.
+  // onClose hooks run in reverse order: @fastify/postgres, registered later, ends its pool before this one runs.
   app.addHook('onClose', database.close)
   app.register(postgres, { connectionString: database.connectionString, max: database.max })
   app.register(jwt, { secret: jwtSecret })
@@ -48,7 +48,7 @@ export async function build ({
     prices,
     low: ['10%'],
     identify: request => request.user.sub,
-    // Users may look, but what is charged is the gateway's to say.
+    // Users may read their balance. Only the gateway itself charges.
     routes: { read: { onRequest: request => request.jwtVerify() }, deduct: false },
     prepare: false
   })
@@ -70,7 +70,7 @@ export async function build ({
   return app
 }
 
-/** `GET /reconciliation`, for the operator: whether all accounts add up. */
+/** `GET /reconciliation`, for the operator: checks that all accounts agree with their records. */
 async function audit (app) {
   app.addHook('onRequest', request => request.jwtVerify())
   app.get('/reconciliation', async (request, reply) => {

@@ -12,8 +12,8 @@ const body = {
 }
 
 /**
- * `POST /v1/videos`: takes a job, which is paid for at once and made afterwards; `GET /v1/videos/:id`: how it is going.
- * A job that fails is refunded.
+ * `POST /v1/videos`: accepts a job, charges it at once, and makes the video afterwards. A job that fails is refunded.
+ * `GET /v1/videos/:id`: returns the job's status.
  */
 export default async function videos (app) {
   const jobs = new Map() // a real gateway keeps them in its database
@@ -51,7 +51,7 @@ export default async function videos (app) {
     }
   }
 
-  // With a key, so that it can be repeated until it is known to be done, and is done once.
+  // The idempotency key makes it safe to repeat the refund: it is made once.
   async function refund (job) {
     const { id, userId } = job
     await app.credits.refund({ userId, deductKey: id, reason: 'generation failed', idempotencyKey: `refund ${id}` })

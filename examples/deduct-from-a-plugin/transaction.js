@@ -1,7 +1,7 @@
 /**
- * Runs `work` in one transaction and commits it, or else rolls everything back and throws.
+ * Runs `work` in one transaction, commits it, and returns what `work` returned. If anything fails, rolls back and throws.
  *
- * Instead of `fastify.pg.transact`, which resolves even when the database has answered COMMIT with a rollback.
+ * Use it instead of `fastify.pg.transact`, which resolves even if the database answers COMMIT with a rollback.
  *
  * @template T
  * @param {import('@fastify/postgres').PostgresDb} pg
@@ -11,7 +11,7 @@
 export async function inTransaction (pg, work) {
   const client = await pg.connect()
   let lost
-  // A connection that breaks between two queries has nobody else to tell, and would end the process.
+  // If the connection breaks between two queries, it emits `error`. Without a listener that would end the process.
   const onError = error => { lost = error }
   client.on('error', onError)
   return commit(client, work)
@@ -29,7 +29,7 @@ async function commit (client, work) {
   await client.query('BEGIN')
   const result = await work(client)
   const { command } = await client.query('COMMIT')
-  // The answer is ROLLBACK, and no error, when a query had failed and nobody minded.
+  // If `work` ignored the error of a query, the database answers ROLLBACK here, and reports no error.
   if (command !== 'COMMIT') throw new Error('The transaction was rolled back')
   return result
 }

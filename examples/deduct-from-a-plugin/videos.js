@@ -25,10 +25,10 @@ async function videos (fastify) {
   fastify.post('/videos', { schema: { body: videoBody } }, async (request, reply) => {
     const { user_id: userId, prompt, seconds } = request.body
 
-    const answer = await inTransaction(fastify.pg, async client => {
+    const order = await inTransaction(fastify.pg, async client => {
       const { rows: [video] } = await client.query(INSERT_VIDEO, [userId, prompt, seconds])
-      // The charge comes last, as the account stays locked from here until COMMIT. Too few credits throw: a 402, and
-      // the video is rolled back with it.
+      // The charge comes last, because it locks the account until COMMIT. Too few credits throw: the video is rolled back,
+      // and the reply is a 402.
       const { balance } = await fastify.credits.deduct({
         userId,
         credits: seconds * CREDITS_PER_SECOND,
@@ -40,7 +40,7 @@ async function videos (fastify) {
     })
 
     reply.code(201)
-    return answer
+    return order
   })
 
   fastify.get('/videos', { schema: { querystring: userQuery } }, async request => {
@@ -64,7 +64,7 @@ const videoBody = {
 
 const userQuery = { type: 'object', required: ['user_id'], properties: { user_id: user } }
 
-/** A plugin of one's own: takes orders for videos, each stored and paid for in one transaction. */
+/** A plugin of the host: it takes orders for videos, and stores and charges each in one transaction. */
 export default fp(videos, {
   fastify: '5.x',
   name: 'videos',

@@ -11,7 +11,7 @@ import { isMain, serve, urlOf } from '../serve.js'
 const CREDITS_PER_WORD = 2
 
 /**
- * A gateway that already has a database and authentication of its own, and now charges credits for what it does.
+ * Builds a gateway that already has its own database and authentication, and that now charges credits.
  *
  * @param {{ dataDir?: string, jwtSecret?: string, logger?: import('fastify').FastifyServerOptions['logger'] }} options
  */
@@ -23,7 +23,7 @@ export async function build ({
   const database = await startEmbeddedDatabase(dataDir)
   const app = Fastify({ logger })
 
-  // Hooks run last in, first out: the pool of @fastify/postgres, registered later, has ended when this one runs.
+  // onClose hooks run in reverse order: @fastify/postgres, registered later, ends its pool before this one runs.
   app.addHook('onClose', database.close)
   app.register(postgres, { connectionString: database.connectionString, max: database.max })
   app.register(jwt, { secret: jwtSecret })
@@ -43,14 +43,14 @@ export async function build ({
   return app
 }
 
-// Everything in here needs a token, the routes of the credits plugin included: a hook applies to its own scope.
+// Every route in this context needs a token, including those of the credits plugin: a hook applies to its own context.
 async function paidRoutes (app) {
   app.addHook('onRequest', request => request.jwtVerify())
 
   await app.register(credits, {
     prefix: '/billing',
     identify: request => request.user.sub,
-    // A token without `sub` is nobody's: it must not charge an account that others share.
+    // A token without `sub` names nobody. It must not charge a default account that others share.
     defaultUser: null,
     prepare: false
   })
@@ -59,7 +59,7 @@ async function paidRoutes (app) {
     const { prompt } = request.body
     const words = prompt.trim().split(/\s+/).length
 
-    // Charged before the model runs, as that costs money from its first moment. Too few credits throw here: a 402.
+    // Charge before the model runs, because the model costs money from the start. Too few credits throw here: a 402.
     const { balance } = await app.credits.deduct({
       userId: request.user.sub,
       credits: words * CREDITS_PER_WORD,
@@ -79,7 +79,7 @@ const chatBody = {
   properties: { prompt: { type: 'string', minLength: 1, maxLength: 4000 } }
 }
 
-// Stands in for the AI service behind the gateway.
+// A stand-in for the AI service behind the gateway.
 async function askModel (prompt) {
   return `You asked: ${prompt}`
 }

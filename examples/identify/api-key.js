@@ -1,13 +1,13 @@
 import { createHash, randomBytes } from 'node:crypto'
 
 /**
- * Who is asking is the owner of an API key, `Authorization: Bearer …`, which is looked up for each request. Answers the
- * option `identify` for fastify-ai-credits, and `issueKey`, which makes a key for a user.
+ * Identifies users by an API key, `Authorization: Bearer …`. Returns two functions: `identify`, the option for
+ * fastify-ai-credits, which looks up the key of each request; and `issueKey`, which makes a key for a user.
  *
  * @param {import('fastify').FastifyInstance} app with @fastify/postgres
  */
 export async function identifyByApiKey (app) {
-  // Only hashes are kept: who reads the table cannot use a key. Keys are random, so a plain hash is enough.
+  // The table keeps only hashes, so nobody who reads it can use a key. Keys are random, so a plain hash is enough.
   await app.pg.query('create table if not exists api_keys (hash bytea primary key, user_id varchar not null)')
 
   return {

@@ -11,8 +11,8 @@ import { identifyByJwt } from './jwt.js'
 import { identifyByTrustedHeader } from './trusted-header.js'
 
 /**
- * The same credits behind three ways of telling who is asking, each under a prefix of its own: a JSON Web Token, an API
- * key, and a header of a trusted gateway.
+ * Builds a server that identifies users in three ways, each under its own prefix: by a JSON Web Token, by an API key, and
+ * by a header of a trusted gateway. All three use the same accounts.
  *
  * @param {{
  *   dataDir?: string, jwtSecret?: string, gatewaySecret?: string,
@@ -28,7 +28,7 @@ export async function build ({
   const database = await startEmbeddedDatabase(dataDir)
   const app = Fastify({ logger })
 
-  // Hooks run last in, first out: the pool of @fastify/postgres, registered later, has ended when this one runs.
+  // onClose hooks run in reverse order: @fastify/postgres, registered later, ends its pool before this one runs.
   app.addHook('onClose', database.close)
   app.register(postgres, { connectionString: database.connectionString, max: database.max })
 
@@ -61,7 +61,7 @@ export async function build ({
   return app
 }
 
-// What each way guards: the credits routes, and a route of the host's own that is charged.
+// Registers what each of the three ways guards: the credits routes, and a charged route of the host's own.
 async function offerImages (app, identify) {
   await app.register(credits, { identify, prepare: false })
   app.post('/images', { config: { credits: { operation: 'image', cost: 10 } } }, async () => ({ image: '…' }))

@@ -1,8 +1,8 @@
 import { timingSafeEqual } from 'node:crypto'
 
 /**
- * Who is asking is whom a gateway in front says: it has authenticated the user, names them in `X-User-Id`, and proves by
- * `X-Gateway-Secret` that it is the gateway. Answers the option `identify` for fastify-ai-credits.
+ * Returns the option `identify` for fastify-ai-credits behind another gateway. That gateway authenticates the user, sends
+ * the user id in `X-User-Id`, and proves by `X-Gateway-Secret` that it is the gateway.
  *
  * The gateway must remove both headers from what its own clients send.
  *
@@ -12,13 +12,13 @@ export function identifyByTrustedHeader ({ secret }) {
   return request => isSame(onlyHeader(request, 'x-gateway-secret'), secret) ? onlyHeader(request, 'x-user-id') : null
 }
 
-// Node.js joins a header that came twice with a comma, and so would make one user of two.
+// Refuses a header that came twice: Node.js would join both values with a comma, and make one user of two.
 function onlyHeader ({ raw }, name) {
   const values = raw.headersDistinct[name] ?? []
   return values.length === 1 ? values[0] : undefined
 }
 
-// Takes as long for a guess that is nearly right as for any other.
+// Compares in constant time: a guess that is nearly right takes as long as any other.
 function isSame (given = '', expected) {
   const [a, b] = [Buffer.from(given), Buffer.from(expected)]
   return a.length === b.length && timingSafeEqual(a, b)

@@ -18,8 +18,8 @@ const body = {
 }
 
 /**
- * `POST /v1/chat/completions`: passed on to the upstream, and paid for by the usage that it reports in its last event.
- * A client that leaves before that pays for what it was sent.
+ * `POST /v1/chat/completions`: forwards the request to the upstream, and charges the usage that it reports in its last
+ * event. A client that leaves before that event pays for what was sent until then.
  *
  * @param {{ upstream: string, key: string }} options
  */
@@ -58,13 +58,14 @@ function maxTokens ({ body }) {
   return body.max_tokens ?? DEFAULT_MAX_TOKENS
 }
 
-// A stream reports its usage only where it is asked to; and no more is made than is held for.
+// A stream reports its usage only if the request asks for it. `max_tokens` limits the cost to what is held.
 function askingForUsage (request) {
-  const asked = { ...request.body, max_tokens: maxTokens(request) }
-  return asked.stream ? { ...asked, stream_options: { ...asked.stream_options, include_usage: true } } : asked
+  const limited = { ...request.body, max_tokens: maxTokens(request) }
+  return limited.stream ? { ...limited, stream_options: { ...limited.stream_options, include_usage: true } } : limited
 }
 
-// The gateway's own key instead of the user's token, and a body that can be read.
+// Replaces the user's token by the gateway's own key. Removes accept-encoding, because meterUsage cannot read a compressed
+// body.
 function upstreamHeaders ({ 'accept-encoding': _encoding, ...headers }, key) {
   return { ...headers, authorization: `Bearer ${key}` }
 }

@@ -19,13 +19,13 @@ const prices = {
 }
 
 /**
- * A gateway in front of an OpenAI-compatible service. It passes requests and streams through, and charges what the
- * service says that it used.
+ * Builds a gateway in front of an OpenAI-compatible service. It forwards requests and streams, and charges the usage that
+ * the service reports.
  *
  * @param {{
  *   dataDir?: string, jwtSecret?: string, upstreamUrl?: string, upstreamKey?: string,
  *   logger?: import('fastify').FastifyServerOptions['logger']
- * }} options  without `upstreamUrl` a simulated service is started, so that no account is needed
+ * }} options  without `upstreamUrl` it starts a simulated service, which needs no account
  */
 export async function build ({
   dataDir = fileURLToPath(new URL('data', import.meta.url)),
@@ -37,7 +37,7 @@ export async function build ({
   const database = await startEmbeddedDatabase(dataDir)
   const app = Fastify({ logger })
 
-  // Hooks run last in, first out: the pool of @fastify/postgres, registered later, has ended when this one runs.
+  // onClose hooks run in reverse order: @fastify/postgres, registered later, ends its pool before this one runs.
   app.addHook('onClose', database.close)
   app.register(postgres, { connectionString: database.connectionString, max: database.max })
   app.register(jwt, { secret: jwtSecret })

@@ -3,11 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import { countTokens } from './usage.js'
 
-// Stands in for an OpenAI-compatible service.
+// A stand-in for an OpenAI-compatible service.
 
 const PAUSE = 20 // milliseconds between tokens
 
-/** Starts the service on a free port of this machine. It breaks off, or refuses, where the prompt asks it to. */
+/** Starts the service on a free port of this machine. It refuses if the prompt has 'refuse', and fails if 'break off'. */
 export async function startSimulatedUpstream () {
   const app = Fastify({ forceCloseConnections: true })
   app.post('/v1/chat/completions', async (request, reply) => {
@@ -16,7 +16,8 @@ export async function startSimulatedUpstream () {
     if (prompt.includes('refuse')) return reply.code(429).send({ error: { message: 'Rate limit reached' } })
     const tokens = `You asked: ${prompt} That is a good question, and this is the whole answer.`.split(' ')
     const usage = { prompt_tokens: countTokens(prompt), completion_tokens: tokens.length }
-    if (!stream) return { object: 'chat.completion', choices: [{ message: { role: 'assistant', content: tokens.join(' ') } }], usage }
+    const message = { role: 'assistant', content: tokens.join(' ') }
+    if (!stream) return { object: 'chat.completion', choices: [{ message }], usage }
     reply.type('text/event-stream')
     return Readable.from(events(tokens, options?.include_usage ? usage : undefined, prompt.includes('break off')))
   })

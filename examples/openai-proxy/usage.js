@@ -1,14 +1,14 @@
 import { Transform } from 'node:stream'
 import { StringDecoder } from 'node:string_decoder'
 
-/** How many tokens a text has, roughly: here its words. */
+/** Returns roughly how many tokens a text has: here its words. */
 export function countTokens (text) {
   return text.trim().split(/\s+/).length
 }
 
 /**
- * The same stream, of which each piece with a usage is told: events one by one, or a whole JSON body. Until the last
- * event says what was used, each event with content counts for a token.
+ * Returns a stream with the same data, and calls `onUsage` with the usage that it finds: in server-sent events, or in a
+ * whole JSON body. Until an event reports the usage, each event with content counts as one token.
  *
  * @param {import('node:stream').Readable} source
  * @param {(usage: { prompt_tokens?: number, completion_tokens: number }) => void} onUsage
@@ -36,13 +36,13 @@ export function meterUsage (source, onUsage) {
       done()
     }
   })
-  // Either end takes the other with it: an upstream that breaks off, and a client that leaves.
+  // An upstream that breaks off ends this stream with an error; a client that leaves ends the upstream's stream.
   source.on('error', error => metered.destroy(error))
   metered.on('close', () => source.destroy())
   return source.pipe(metered)
 }
 
-// Lines between events, `[DONE]` and bodies that are no JSON have no usage.
+// Lines between events, `[DONE]`, and bodies that are not JSON have no usage.
 function parse (text) {
   try {
     return JSON.parse(text) ?? {}

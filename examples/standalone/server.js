@@ -12,7 +12,7 @@ import { isMain, serve, urlOf } from '../serve.js'
 const { version } = createRequire(import.meta.url)('fastify-ai-credits/package.json')
 
 /**
- * A credits server of its own, on the PostgreSQL at `databaseUrl` or else on an embedded database kept in `dataDir`.
+ * Builds a credits server, on the PostgreSQL at `databaseUrl` or otherwise on an embedded database in the folder `dataDir`.
  *
  * @param {{ databaseUrl?: string, dataDir?: string, logger?: import('fastify').FastifyServerOptions['logger'] }} options
  */
@@ -20,12 +20,12 @@ export async function build ({ databaseUrl, dataDir = fileURLToPath(new URL('dat
   const database = databaseUrl ? externalDatabase(databaseUrl) : await embeddedDatabase(dataDir)
   const app = Fastify({ logger })
 
-  // Hooks run last in, first out: the pool of @fastify/postgres, registered later, has ended when this one runs.
+  // onClose hooks run in reverse order: @fastify/postgres, registered later, ends its pool before this one runs.
   app.addHook('onClose', database.close)
   app.register(postgres, database.pool)
 
   app.register(swagger, {
-    refResolver: { buildLocalReference: schema => String(schema.$id) }, // schemas keep their names
+    refResolver: { buildLocalReference: schema => String(schema.$id) }, // names schemas by their $id
     openapi: {
       openapi: '3.0.3',
       info: {
@@ -35,7 +35,7 @@ export async function build ({ databaseUrl, dataDir = fileURLToPath(new URL('dat
         license: { name: 'MIT', url: 'https://opensource.org/license/mit' }
       },
       servers: [{ url: '/' }],
-      // Nobody is asked who they are; examples/gateway shows how a host does that.
+      // This server authenticates nobody; examples/gateway shows how a host does it.
       security: []
     }
   })
@@ -56,7 +56,7 @@ async function embeddedDatabase (dataDir) {
   const { connectionString, max, folder, close } = await startEmbeddedDatabase(dataDir)
   return {
     pool: { connectionString, max },
-    // Its connections share one backend, where statements of one name would collide.
+    // All connections share one backend, where prepared statements with equal names would collide.
     prepare: false,
     facts: [
       `Database: embedded PostgreSQL (PGlite), data in ${folder}`,
