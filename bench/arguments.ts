@@ -1,18 +1,21 @@
 import { parseArgs } from 'node:util'
 
-/** What the benchmark is told on its command line. */
+/** The arguments of the command line. */
 export interface Arguments {
   /** Print JSON instead of tables. */
   json: boolean
-  /** How often everything is measured. */
+  /** How many times everything is measured. */
   rounds: number
-  /** How long one measurement lasts. */
+  /** How long one measurement lasts, in seconds. */
   seconds: number
-  /** Measure calls of the process alone, HTTP alone, or of HTTP a charged route and an uncharged one. */
+  /**
+   * 'programmatic': only calls in the process; 'processes': only calls from several processes; 'http': only HTTP; 'charging':
+   * only a charged and an uncharged route.
+   */
   only: string | undefined
 }
 
-/** Reads the command line: --json --rounds=3 --seconds=1 --only=programmatic|http|charging. */
+/** Reads the command line: --json --rounds=3 --seconds=1 --only=programmatic|processes|http|charging. */
 export function readArguments (): Arguments {
   const { values } = parseArgs({
     options: {

@@ -1,26 +1,35 @@
 import pg from 'pg'
-import { startPostgres } from '../test/helper/postgres.js'
+import { startPostgres } from './postgres/postgres.js'
+import { startSynchronousStandby } from './postgres/synchronous-standby.js'
 
-/** Accounts of a spread load. */
+/** How many accounts a spread load charges. */
 export const ACCOUNTS = 10_000
 
-/** What every account begins with: never used up. */
+/** The credits of every account: more than a load can spend. */
 export const PLENTY = 1e15
 
-/** Connections of every contender's pool. */
+/** How many connections every contender's pool has. */
 export const POOL = 10
 
-/** The account of a hot load. */
+/** The single account of a hot load. */
 export const HOT = 'hot'
 
-/** One of the accounts of a spread load. */
+/** Returns a random account of a spread load. */
 export const anyUser = () => `user${Math.floor(Math.random() * ACCOUNTS)}`
 
-/** A PostgreSQL server of the benchmark's own, as durable as PostgreSQL is by default. */
-export async function startServer (settings: Record<string, string> = {}) {
-  const server = await startPostgres({ settings: { fsync: 'on', synchronous_commit: 'on', max_connections: 600, ...settings } })
+/**
+ * Starts a PostgreSQL server for the benchmark, as durable as PostgreSQL is by default. `synchronous`: with a standby that has
+ * what is committed.
+ */
+export async function startServer (settings: Record<string, string> = {}, synchronous = false) {
+  const all = { fsync: 'on', synchronous_commit: 'on', max_connections: 600, ...settings }
+  const server = await startPostgres({ settings: all })
+  const standby = synchronous ? await startSynchronousStandby(server, all) : undefined
   return {
-    stop: () => server.stop(),
+    async stop () {
+      await server.stop()
+      await standby?.stop()
+    },
     /** Creates an empty database, and returns its connection string. */
     async createDatabase (name: string): Promise<string> {
       const admin = new pg.Client(server.connectionString)
@@ -32,14 +41,14 @@ export async function startServer (settings: Record<string, string> = {}) {
   }
 }
 
-/** A pool as every contender has it. */
-export function openPool (connectionString: string): pg.Pool {
-  const pool = new pg.Pool({ connectionString, max: POOL })
-  pool.on('error', () => {}) // the server stops as soon as the last one is done with it
+/** Opens the pool that every contender uses. */
+export function openPool (connectionString: string, options: pg.PoolConfig = {}): pg.Pool {
+  const pool = new pg.Pool({ connectionString, max: POOL, ...options })
+  pool.on('error', () => {}) // the server may stop before an idle connection is closed
   return pool
 }
 
-/** Runs SQL on a connection of its own. */
+/** Runs SQL on a new connection, and returns the rows. */
 export async function query (connectionString: string, sql: string): Promise<any[]> {
   const client = new pg.Client(connectionString)
   await client.connect()
@@ -50,8 +59,8 @@ export async function query (connectionString: string, sql: string): Promise<any
   }
 }
 
-/** Gives the library's accounts what they begin with. */
-export const fillAccounts = `
+/** Returns SQL that makes the library's accounts, with their credits. */
+export const fillAccounts = (accounts = ACCOUNTS) => `
   insert into ai_credits (user_id, total_credits, opening_total)
   select user_id, ${PLENTY}, ${PLENTY}
-  from (select 'user' || n from generate_series(0, ${ACCOUNTS - 1}) n union all select '${HOT}') users (user_id)`
+  from (select 'user' || n from generate_series(0, ${accounts - 1}) n union all select '${HOT}') users (user_id)`

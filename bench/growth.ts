@@ -1,4 +1,4 @@
-// Shows that a deduct and a look at the history cost the same whatever was written before.
+// Shows that a deduct and a read of the history take equally long, however many usage records there are.
 // npm run bench:growth [-- --json --rounds=3 --records=10000,1000000,10000000 --shared-buffers=128MB]
 import { parseArgs } from 'node:util'
 import type { FastifyInstance } from 'fastify'
@@ -12,7 +12,7 @@ import { median } from './statistics.js'
 
 const CALLERS = 64
 const SECONDS = 1
-const RECENT = [20, 1_000_000] // records in the history's window of the accounts whose GET is compared
+const RECENT = [20, 1_000_000] // usage records within the history's days, of the two accounts whose GET is compared
 const DAYS = 30
 
 const { values } = parseArgs({
@@ -31,7 +31,7 @@ interface Measured {
   get: number
 }
 
-/** A gateway whose table of usage records has so many of them, over all accounts and as many days as months have. */
+/** Opens a gateway on a new database with so many usage records, spread over all accounts and 30 days. */
 async function openWith (records: number, createDatabase: (name: string) => Promise<string>) {
   const connectionString = await createDatabase(`${records} records`)
   const app = await openGateway(connectionString)
@@ -39,10 +39,12 @@ async function openWith (records: number, createDatabase: (name: string) => Prom
   return { app, connectionString, rounds: [] as Measured[] }
 }
 
-// As the ledger itself would have written it: records in the order of each account, daily usage, and the accounts.
+// Writes what the ledger itself would have written: the usage records in the order of each account, the daily usage, and
+// the accounts.
 async function fill (connectionString: string, prefix: string, accounts: number, each: number, days = DAYS, models = 5) {
   await query(connectionString, `
-    insert into ai_credit_usage (user_id, seq, kind, credits_used, operation, metadata, created_at, total_after, used_after, held_after)
+    insert into ai_credit_usage (
+      user_id, seq, kind, credits_used, operation, metadata, created_at, total_after, used_after, held_after)
     select '${prefix}' || n, seq, 'deduct', 1, 'chat', jsonb_build_object('model', 'm' || seq % ${models}),
       now() - (${each} - seq) * ${days} / ${each} * interval '1 day', 1e15, seq, 0
     from generate_series(1, ${each}) seq, generate_series(0, ${accounts - 1}) n;
@@ -67,8 +69,9 @@ for (const size of sizes) databases.push({ size, ...await openWith(size, server.
 const windows = recent.map(records => ({ records, p50: [] as number[] }))
 const largest = databases.at(-1)!
 for (const [index, { records }] of windows.entries()) {
-  await query(largest.connectionString, `insert into ai_credits (user_id, total_credits, opening_total) values ('recent${index}0', 1e15, 1e15)`)
-  // Each is shown as 20 entries: GET is to cost what it shows.
+  await query(largest.connectionString,
+    `insert into ai_credits (user_id, total_credits, opening_total) values ('recent${index}0', 1e15, 1e15)`)
+  // The history of each account has 20 entries: GET should take equally long, however many records they sum up.
   await fill(largest.connectionString, `recent${index}`, 1, records, RECENT[0], 1)
 }
 

@@ -1,6 +1,6 @@
 import { percentile } from './statistics.js'
 
-/** What a load came to: calls per second, and latencies in milliseconds. */
+/** The result of a load: how many calls, calls per second, and latencies in milliseconds. */
 export interface Measurement {
   calls: number
   perSecond: number
@@ -8,7 +8,7 @@ export interface Measurement {
   p99: number
 }
 
-/** Callers in a closed loop: each makes its next call when it has the answer to the one before. */
+/** Runs callers in a closed loop: each makes its next call when the one before has returned. */
 export async function runLoad (callers: number, seconds: number, call: () => Promise<unknown>): Promise<Measurement> {
   const latencies: number[] = []
   const start = performance.now()
@@ -16,9 +16,9 @@ export async function runLoad (callers: number, seconds: number, call: () => Pro
   await Promise.all(Array.from({ length: callers }, async () => {
     for (let sent = performance.now(); sent < end;) {
       await call()
-      const answered = performance.now()
-      latencies.push(answered - sent)
-      sent = answered
+      const returned = performance.now()
+      latencies.push(returned - sent)
+      sent = returned
     }
   }))
   const sorted = Float64Array.from(latencies).sort()

@@ -1,4 +1,4 @@
-// Shows that the library's memory does not grow with the calls it has made, and that it does nothing at rest.
+// Shows that the library's memory does not grow with the number of calls, and that it does nothing at rest.
 // npm run bench:memory [-- --calls=3000000]
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'

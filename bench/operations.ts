@@ -1,10 +1,10 @@
-// What docs/operations.md says of sizes, of HOT updates, of pruning, of partitions, of locked accounts and of neglected ones.
+// Measures the figures of docs/operations.md: sizes, HOT updates, pruning, partitions, locked accounts, neglected accounts.
 // npm run bench:operations [-- --records=100000]
 import { parseArgs } from 'node:util'
 import pg from 'pg'
 import { createLedger } from '../src/index.js'
-import { neglect } from '../test/helper/neglect.js'
-import { partitionScript } from '../test/helper/templates.js'
+import { neglect } from './neglect.js'
+import { partitionScript } from './ledger-scripts.js'
 import { HOT, openPool, startServer } from './databases.js'
 
 const CALLERS = 64
@@ -23,7 +23,7 @@ async function open (name: string, before = '') {
   if (before !== '') await pool.query(before)
   let calls = 0
 
-  /** Deducts, and returns how many a second. */
+  /** Makes so many deducts, and returns how many it made per second. */
   async function deduct (count: number, keys: boolean, userId = () => `user${calls % ACCOUNTS}`) {
     const started = performance.now()
     let left = count
@@ -44,7 +44,8 @@ async function sizes () {
     await deduct(records, keys)
     const { heap, total } = await one(pool, `
       select pg_relation_size('ai_credit_usage') as heap, pg_total_relation_size('ai_credit_usage') as total`)
-    print(`${keys ? 'with' : 'without'} a key: ${Math.round(total / records)} bytes a usage record, of which ${Math.round(heap / records)} in the table`)
+    print(`${keys ? 'with' : 'without'} a key: ${Math.round(total / records)} bytes a usage record, ` +
+      `of which ${Math.round(heap / records)} in the table`)
     if (keys) await pruning(pool, deduct)
     await pool.end()
   }
@@ -66,8 +67,9 @@ async function pruning (pool: pg.Pool, deduct: (count: number, keys: boolean) =>
 
 async function hot () {
   for (const fillfactor of [100, 70]) {
-    const { pool, deduct, one } = await open(`hot_${fillfactor}`,
-      `alter table ai_credits set (fillfactor = ${fillfactor}); alter table ai_credit_daily_usage set (fillfactor = ${fillfactor})`)
+    const { pool, deduct, one } = await open(`hot_${fillfactor}`, `
+      alter table ai_credits set (fillfactor = ${fillfactor});
+      alter table ai_credit_daily_usage set (fillfactor = ${fillfactor})`)
     await deduct(ACCOUNTS, false)
     const share = async (table: string) => (await one(pool, `
       select round(100.0 * n_tup_hot_upd / n_tup_upd, 1) as share from pg_stat_user_tables where relname = '${table}'`)).share
@@ -75,7 +77,8 @@ async function hot () {
     await pool.query('select pg_stat_force_next_flush()').catch(() => {}) // since PostgreSQL 15
     await new Promise(resolve => setTimeout(resolve, 1500))
     print(`fillfactor ${fillfactor}: ${await share('ai_credits')} % of the updates of ai_credits are HOT, ` +
-      `${await share('ai_credit_daily_usage')} % of those of ai_credit_daily_usage; ${rates[0]} deducts a second on ${ACCOUNTS} accounts, ${rates[1]} on one`)
+      `${await share('ai_credit_daily_usage')} % of those of ai_credit_daily_usage; ` +
+      `${rates[0]} deducts a second on ${ACCOUNTS} accounts, ${rates[1]} on one`)
     await pool.end()
   }
 }
@@ -122,7 +125,8 @@ async function locked () {
     await host.end()
     for (const [name, all] of Object.entries(times)) {
       all.sort((a, b) => a - b)
-      print(`${waiting} grants wait for a locked account, ${name} beside them: median ${all[100]!.toFixed(1)} ms, longest ${all[199]!.toFixed(1)} ms`)
+      print(`${waiting} grants wait for a locked account, ${name} beside them: ` +
+        `median ${all[100]!.toFixed(1)} ms, longest ${all[199]!.toFixed(1)} ms`)
       delete times[name]
     }
   }

@@ -1,4 +1,4 @@
-// Shows where the time of a load goes: in the process, in PostgreSQL's waits, and in the parts of its statements.
+// Shows where the time of a load goes: functions of the process, waits of PostgreSQL, and parts of its statements.
 // npm run bench:profile [-- --load=deduct|keys|pairs --accounts=hot|spread --callers=256 --seconds=3]
 import { Session } from 'node:inspector/promises'
 import { parseArgs } from 'node:util'
@@ -9,9 +9,9 @@ import { anyUser, HOT, startServer } from './databases.js'
 import { runLoad } from './load.js'
 import { table } from './report.js'
 
-const BATCH = 128 // calls of the statement that is explained
-const SAMPLE = 20 // milliseconds between two looks at the waits
-const SHOWN = 25 // functions of the process
+const BATCH = 128 // calls in the statement that is explained
+const SAMPLE = 20 // milliseconds between two samples of the waits
+const SHOWN = 25 // functions of the process that are listed
 
 const { values } = parseArgs({
   options: {
@@ -26,7 +26,7 @@ const user = values.accounts === 'hot' ? () => HOT : anyUser
 const print = (text: string) => process.stdout.write(`${text}\n`)
 const percent = (share: number) => `${(share * 100).toFixed(1)} %`
 
-/** How often each of some things was seen, the most frequent first. */
+/** Counts things by name, and prints them with the most frequent first. */
 class Tally {
   private readonly counts = new Map<string, number>()
 
@@ -40,31 +40,31 @@ class Tally {
   }
 }
 
-/** Looks at what the sessions of a database are doing, until it is stopped. */
+/** Samples the work and the waits of a database's sessions. Returns a function that stops this and returns a table. */
 async function watchWaits (connectionString: string) {
   const client = new pg.Client(connectionString)
   await client.connect()
   const tally = new Tally()
   let samples = 0
-  let looking: Promise<void> | undefined
-  const look = async () => {
+  let sampling: Promise<void> | undefined
+  const sample = async () => {
     const { rows } = await client.query(`
       select coalesce(wait_event_type || ': ' || wait_event, 'working') as doing from pg_stat_activity
       where datname = current_database() and pid <> pg_backend_pid() and state = 'active'`)
     samples++
     for (const { doing } of rows) tally.add(doing, 1)
-    looking = undefined
+    sampling = undefined
   }
-  const timer = setInterval(() => { looking ??= look() }, SAMPLE)
+  const timer = setInterval(() => { sampling ??= sample() }, SAMPLE)
   return async () => {
     clearInterval(timer)
-    await looking
+    await sampling
     await client.end()
     return tally.table('sessions of PostgreSQL at work, on average', samples)
   }
 }
 
-/** Profiles this process, until it is stopped. */
+/** Profiles this process. Returns a function that stops this and returns a table. */
 async function watchProcess () {
   const session = new Session()
   session.connect()
@@ -82,7 +82,7 @@ async function watchProcess () {
   }
 }
 
-/** One shared statement with the plans of the queries inside it, as PostgreSQL's auto_explain tells them. */
+/** Runs one shared statement, and returns the plans of the queries inside it, from PostgreSQL's auto_explain. */
 async function explain (connectionString: string) {
   const client = new pg.Client(connectionString)
   const plans: string[] = []
@@ -91,10 +91,15 @@ async function explain (connectionString: string) {
   await client.query("load 'auto_explain'")
   const key = (index: number) => values.load === 'keys' ? `"explained ${index} ${performance.now()}"` : 'null'
   const run = async () => {
-    const users = Array.from({ length: values.accounts === 'hot' ? 1 : BATCH }, (_, index) => values.accounts === 'hot' ? HOT : `user${index}`)
+    const hot = values.accounts === 'hot'
+    const users = hot ? [HOT] : Array.from({ length: BATCH }, (_, index) => `user${index}`)
     const calls = Array.from({ length: BATCH }, (_, index) =>
-      `[${values.accounts === 'hot' ? 1 : index + 1},"deduct",${key(index)},1,"chat",${JSON.stringify(charge.metadata)}]`)
-    await client.query({ name: 'explained', text: 'select ai_credit_execute(7, $1, $2, $3, $4)', values: [users, `[${calls}]`, '{"credits": 0}', 'UTC'] })
+      `[${hot ? 1 : index + 1},"deduct",${key(index)},1,"chat",${JSON.stringify(charge.metadata)}]`)
+    await client.query({
+      name: 'explained',
+      text: 'select ai_credit_execute(7, $1, $2, $3, false, null)',
+      values: [users, `[${calls}]`, '{"credits": 0}']
+    })
   }
   for (let warmUp = 0; warmUp < 20; warmUp++) await run()
   await client.query(`
@@ -103,7 +108,7 @@ async function explain (connectionString: string) {
   plans.length = 0
   await run()
   await client.end()
-  // Those of ai_credit_hash, one for each key, would be most of it.
+  // Without the plans of ai_credit_hash: there is one for each key, and they would be most of the output.
   return plans.filter(plan => plan.startsWith('duration') && !/Query Text: $/m.test(plan)).join('\n\n')
 }
 
@@ -113,7 +118,8 @@ const opened = await contender.open(connectionString)
 await runLoad(Number(values.callers), 1, () => opened.call(user()))
 const [waits, functions] = [await watchWaits(connectionString), await watchProcess()]
 const { perSecond } = await runLoad(Number(values.callers), Number(values.seconds), () => opened.call(user()))
-print(`${values.load}, ${values.accounts}, ${values.callers} callers: ${Math.round(perSecond).toLocaleString('en')} calls per second while watched\n`)
+print(`${values.load}, ${values.accounts}, ${values.callers} callers: ` +
+  `${Math.round(perSecond).toLocaleString('en')} calls per second while watched\n`)
 print(await functions())
 print(await waits())
 print(await explain(connectionString))

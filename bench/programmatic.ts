@@ -5,24 +5,29 @@ import { handWritten } from './contenders/hand-written.js'
 import { library, libraryPairs, libraryWithKeys } from './contenders/library.js'
 import { findPgbench, pgbench } from './contenders/pgbench.js'
 import { rateLimiter } from './contenders/rate-limiter.js'
+import { redisAlways, redisEverySecond } from './contenders/redis.js'
 import { anyUser, HOT } from './databases.js'
 import { runLoad } from './load.js'
+import { findRedis } from './redis/redis-server.js'
 import type { Result } from './results.js'
 
 const CALLERS = [1, 64, 256]
-const WARM_UP = 0.25 // of a measurement
+
+/** How long callers warm up before a measurement: a share of its length. */
+export const WARM_UP = 0.25
 
 interface Running extends Contender {
   opened: Opened
   acknowledged: number
 }
 
-/** Measures calls of the process, all contenders in turn in each round. */
+/** Measures calls inside the process. Each round measures all contenders in turn. */
 export async function measureCalls (
   createDatabase: (name: string) => Promise<string>, rounds: number, seconds: number, progress: (text: string) => void
 ): Promise<Result[]> {
   const contenders = [library, libraryWithKeys, libraryPairs, handWritten, guarded, rateLimiter, ceiling]
   if (findPgbench() !== undefined) contenders.push(pgbench)
+  if (findRedis() !== undefined) contenders.push(redisAlways, redisEverySecond)
   const running: Running[] = []
   for (const contender of contenders) {
     running.push({ ...contender, opened: await contender.open(await createDatabase(contender.name)), acknowledged: 0 })
@@ -58,5 +63,5 @@ async function measure (contender: Running, callers: number, seconds: number, ac
   return { ...measured, ...wrong.length > 0 && { void: `charged ${charged.join()}, acknowledged ${contender.acknowledged}` } }
 }
 
-// Who goes first changes from round to round.
+// Another contender goes first in each round.
 const rotate = <T>(list: T[], by: number) => [...list.slice(by % list.length), ...list.slice(0, by % list.length)]

@@ -1,15 +1,15 @@
-// The shared statement of the library, sent with text and with binary parameters, one at a time and in the pipeline mode
-// of `pg`. npm run bench:protocol [-- --rounds=5 --seconds=1]
+// Measures the library's shared statement with text and with binary parameters, one at a time and in the pipeline mode of
+// `pg`. npm run bench:protocol [-- --rounds=5 --seconds=1]
 import pg from 'pg'
-import { ledgerScripts } from '../test/helper/templates.js'
+import { ledgerScripts } from './ledger-scripts.js'
 import { readArguments } from './arguments.js'
 import { charge } from './contenders/contender.js'
 import { anyUser, fillAccounts, HOT, query, startServer } from './databases.js'
 import { table } from './report.js'
 import { median } from './statistics.js'
 
-const CALLS = 128 // of a statement
-const VARCHAR = 1043
+const CALLS = 128 // in each statement
+const VARCHAR = 1043 // the type's OID
 
 const ways = {
   'text parameters': { binary: false, inFlight: 1 },
@@ -17,7 +17,7 @@ const ways = {
   'text, 2 statements in the pipeline': { binary: false, inFlight: 2 }
 }
 
-// PostgreSQL's own form of varchar[]: one dimension, no nulls, each element with its length.
+// Encodes a varchar[] in PostgreSQL's binary format: one dimension, no nulls, each element after its length.
 function binaryArray (texts: string[]) {
   const head = Buffer.alloc(20)
   for (const [index, number] of [1, 0, VARCHAR, texts.length, 1].entries()) head.writeInt32BE(number, index * 4)
@@ -34,9 +34,9 @@ function parameters (hot: boolean, binary: boolean) {
   const calls = Array.from({ length: hot ? CALLS : users.length }, (_, index) =>
     `[${hot ? 1 : index + 1},"deduct",null,${charge.credits},"${charge.operation}",${JSON.stringify(charge.metadata)}]`)
   const json = `[${calls}]`
-  // Of jsonb the binary form is its version and the same text.
+  // The binary format of jsonb is a version byte and the text.
   const values = binary ? [binaryArray(users), Buffer.from(`\x01${json}`)] : [users, json]
-  return { calls: calls.length, values: [...values, '{"credits": 0}', 'UTC'] }
+  return { calls: calls.length, values: [...values, '{"credits": 0}'] }
 }
 
 async function measure (client: pg.Client, { binary, inFlight }: typeof ways[keyof typeof ways], hot: boolean, seconds: number) {
@@ -45,7 +45,7 @@ async function measure (client: pg.Client, { binary, inFlight }: typeof ways[key
   const sendInTurn = async () => {
     while (performance.now() - started < seconds * 1000) {
       const { calls, values } = parameters(hot, binary)
-      await client.query({ name: `execute ${binary}`, text: 'select ai_credit_execute(7, $1, $2, $3, $4)::varchar', values })
+      await client.query({ name: `execute ${binary}`, text: 'select ai_credit_execute(7, $1, $2, $3, false, null)::varchar', values })
       done += calls
     }
   }
@@ -57,7 +57,7 @@ const { rounds, seconds } = readArguments()
 const server = await startServer()
 const connectionString = await server.createDatabase('protocol')
 for (const script of ledgerScripts) await query(connectionString, script)
-await query(connectionString, fillAccounts)
+await query(connectionString, fillAccounts())
 await query(connectionString, 'vacuum analyze')
 const rows: string[][] = []
 for (const hot of [true, false]) {

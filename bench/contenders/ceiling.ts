@@ -1,16 +1,17 @@
-import { CallQueue } from '../../src/ledger/call-queue.js'
-import type { QueuedCall } from '../../src/ledger/lane.js'
-import { ledgerScripts } from '../../test/helper/templates.js'
+import { CallQueue } from '../../src/ledger/posting/call-queue.js'
+import type { QueuedCall } from '../../src/ledger/posting/lane.js'
+import { ledgerScripts } from '../ledger-scripts.js'
 import { openPool, PLENTY, query } from '../databases.js'
 import { charge, type Contender } from './contender.js'
 
 const append = `
   insert into ceiling (user_id, seq, kind, credits_used, operation, metadata, created_at, total_after, used_after, held_after)
   select user_id, seq, 'deduct', credits, operation, metadata, now(), ${PLENTY}, seq, 0
-  from unnest($1::varchar[], $2::bigint[], $3::bigint[], $4::varchar[], $5::jsonb[]) as c (user_id, seq, credits, operation, metadata)
+  from unnest($1::varchar[], $2::bigint[], $3::bigint[], $4::varchar[], $5::jsonb[])
+    as c (user_id, seq, credits, operation, metadata)
   returning id`
 
-/** (f) the library's own queue and batches, which only append usage records. No account is locked, none is checked. */
+/** (f) The library's own queue and batches, but they only append usage records: no account is locked or checked. */
 export const ceiling: Contender = {
   name: 'ceiling: only append',
   async open (connectionString) {
@@ -27,7 +28,8 @@ export const ceiling: Contender = {
       })
       return rows
     }
-    const queue = new CallQueue<QueuedCall, unknown>({ together, alone: async call => (await together([call]))[0] }, { maxQueue: Infinity, patient: 1, reserve: 0 })
+    const queue = new CallQueue<QueuedCall, unknown>(
+      { together, alone: async call => (await together([call]))[0] }, { maxQueue: Infinity, patient: 1, reserve: 0 })
     return {
       call: userId => queue.add({ userId, deadline: performance.now() + 5000 }),
       async charged () {

@@ -1,24 +1,24 @@
 import type { Measurement } from '../load.js'
 
-/** A way to charge accounts. */
+/** A way to charge accounts that is measured. */
 export interface Contender {
   name: string
-  /** With how many callers it is measured; left out, with each number. */
+  /** The numbers of callers with which it is measured. Default: all. */
   callers?: number[]
-  /** Sets it up in an empty database. */
+  /** Sets the contender up in an empty database. */
   open (connectionString: string): Promise<Opened>
 }
 
-/** A contender at work. */
+/** A contender that is ready to charge. */
 export interface Opened {
   /** Charges one credit. */
   call (userId: string): Promise<unknown>
-  /** Instead of calls: a load of its own, on the hot account or on all. */
+  /** Makes a load of its own, on the hot account or on all accounts. If it is there, `call` is not used. */
   load? (callers: number, seconds: number, hot: boolean): Promise<Measurement>
-  /** What its tables say was charged, each by itself: all must be what was acknowledged. */
+  /** Returns the credits charged according to each of its tables. Each sum must equal the acknowledged credits. */
   charged (): Promise<number[]>
   close (): Promise<void>
 }
 
-/** The charge that everyone makes. */
+/** The charge that every contender makes. */
 export const charge = { credits: 1, operation: 'chat', metadata: { model: 'small', tokens: 120 } }

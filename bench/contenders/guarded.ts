@@ -2,7 +2,7 @@ import { openPool, query } from '../databases.js'
 import { charge, type Contender } from './contender.js'
 import { chargedByTables, createTables } from './hand-written.js'
 
-/** A charge as one statement: it updates the account if that covers it, and then writes the usage record. */
+/** A charge in one statement: it updates the account if the balance covers it, and writes the usage record. */
 export const guardedStatement = `
   with charged as (
     update accounts set used = used + $2 where user_id = $1 and total - used >= $2 returning user_id
@@ -10,7 +10,7 @@ export const guardedStatement = `
   insert into usage_records (user_id, credits, operation, metadata)
   select user_id, $2, $3, $4 from charged returning id`
 
-/** (c) one guarded statement for each call. */
+/** (c) One guarded statement for each call. */
 export const guarded: Contender = {
   name: 'one guarded statement',
   async open (connectionString) {

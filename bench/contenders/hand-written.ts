@@ -2,7 +2,7 @@ import type pg from 'pg'
 import { ACCOUNTS, HOT, openPool, PLENTY, query } from '../databases.js'
 import { charge, type Contender } from './contender.js'
 
-/** Tables as a gateway would make them. */
+/** SQL that makes the tables that a gateway without the library would have. */
 export const createTables = `
   create table accounts (user_id varchar primary key, total bigint not null, used bigint not null default 0);
   create table usage_records (
@@ -12,14 +12,14 @@ export const createTables = `
   insert into accounts (user_id, total)
   select 'user' || n, ${PLENTY} from generate_series(0, ${ACCOUNTS - 1}) n union all select '${HOT}', ${PLENTY}`
 
-/** What these tables say was charged. */
+/** Returns the credits charged according to these tables: by the usage records, and by the accounts. */
 export async function chargedByTables (connectionString: string): Promise<number[]> {
   const [row] = await query(connectionString, `
     select (select coalesce(sum(credits), 0) from usage_records) as records, (select sum(used) from accounts) as accounts`)
   return Object.values(row).map(Number)
 }
 
-/** The transaction that a gateway would have. */
+/** Charges an account in a transaction that a gateway without the library would have. */
 export async function chargeByHand (pool: pg.Pool, userId: string): Promise<void> {
   const client = await pool.connect()
   try {
@@ -39,7 +39,7 @@ export async function chargeByHand (pool: pg.Pool, userId: string): Promise<void
   }
 }
 
-/** (b) the hand-written transaction. */
+/** (b) The hand-written transaction. */
 export const handWritten: Contender = {
   name: 'hand-written transaction',
   async open (connectionString) {

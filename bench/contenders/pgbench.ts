@@ -13,14 +13,14 @@ import { chargedByTables, createTables } from './hand-written.js'
 
 const run = promisify(execFile)
 
-/** Where pgbench is, if it is installed. */
+/** Returns the path of pgbench; undefined if it is not installed. */
 export function findPgbench (): string | undefined {
   const debian = '/usr/lib/postgresql'
   const folders = existsSync(debian) ? readdirSync(debian).map(version => join(debian, version, 'bin')) : []
   return [...(process.env.PATH ?? '').split(delimiter), ...folders].map(folder => join(folder, 'pgbench')).find(existsSync)
 }
 
-/** (e) PostgreSQL's own load generator on the guarded statement. */
+/** (e) PostgreSQL's own load generator, with the guarded statement. */
 export const pgbench: Contender = {
   name: 'pgbench, guarded statement',
   async open (connectionString) {
@@ -30,7 +30,8 @@ export const pgbench: Contender = {
     const literal = (value: unknown) => `'${typeof value === 'string' ? value : JSON.stringify(value)}'`
     const script = async (hot: boolean) => {
       const values = [':user', charge.credits, literal(charge.operation), literal(charge.metadata)]
-      const sql = guardedStatement.replace(/\$(\d)/g, (_, n) => n === '1' ? ':user' : String(values[n - 1])).replace(/\s+/g, ' ')
+      const sql = guardedStatement
+        .replace(/\$(\d)/g, (_, n) => n === '1' ? ':user' : String(values[n - 1])).replace(/\s+/g, ' ')
       const file = join(folder, hot ? 'hot.sql' : 'spread.sql')
       const user = hot ? `'${HOT}'` : "'user' || :n"
       await writeFile(file, `${hot ? '' : `\\set n random(0, ${ACCOUNTS - 1})\n`}${sql.replaceAll(':user', `(${user})`)};\n`)
@@ -41,8 +42,10 @@ export const pgbench: Contender = {
       async load (callers, seconds, hot) {
         const file = await script(hot)
         const { stdout } = await run(findPgbench()!, ['-n', '-M', 'prepared', '-c', String(callers), '-j', '1',
-          '-T', String(Math.max(1, Math.round(seconds))), '-l', `--log-prefix=${join(folder, 'log')}`, '-f', file, connectionString])
-        const [, perSecond = '0'] = /^tps = ([\d.]+)/m.exec(stdout) ?? [] // it says none where nobody was done in time
+          '-T', String(Math.max(1, Math.round(seconds))), '-l', `--log-prefix=${join(folder, 'log')}`, '-f', file,
+          connectionString])
+        // pgbench prints no rate if no transaction ended in time.
+        const [, perSecond = '0'] = /^tps = ([\d.]+)/m.exec(stdout) ?? []
         return await readLog(folder, Number(perSecond))
       },
       charged: () => chargedByTables(connectionString),
@@ -51,7 +54,7 @@ export const pgbench: Contender = {
   }
 }
 
-// Each line of pgbench's log is a transaction: client, number, latency in microseconds, …
+// Each line of pgbench's log is a transaction. The fields are: client, number, latency in microseconds, …
 async function readLog (folder: string, perSecond: number): Promise<Measurement> {
   const latencies: number[] = []
   for (const name of await readdir(folder)) {

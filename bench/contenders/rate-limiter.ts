@@ -2,9 +2,9 @@ import { RateLimiterPostgres } from 'rate-limiter-flexible'
 import { openPool, query } from '../databases.js'
 import { charge, type Contender } from './contender.js'
 
-const FAR = 10 * 365 * 86_400 // seconds: no counter starts again
+const FAR = 10 * 365 * 86_400 // seconds: longer than a measurement, so no counter is reset
 
-/** (d) rate-limiter-flexible's store in PostgreSQL: a counter for each user, without records. */
+/** (d) The PostgreSQL store of rate-limiter-flexible: a counter for each user, without usage records. */
 export const rateLimiter: Contender = {
   name: 'rate-limiter-flexible',
   async open (connectionString) {

@@ -24,7 +24,7 @@ const library = (name: string, keys: boolean): Gateway => ({
   })
 })
 
-// What a gateway's own route would have: a JSON schema, and Fastify's validation.
+// The route that a gateway without the library would have: a JSON schema, and Fastify's validation.
 const byHand: Gateway = {
   name: 'hand-written transaction',
   keys: false,
@@ -42,7 +42,7 @@ const byHand: Gateway = {
   }
 }
 
-// (g) the library's own validation, and no work.
+// (g) The library's own validation, and no work.
 const noDatabase: Gateway = {
   name: 'no database',
   keys: false,
@@ -60,7 +60,7 @@ const noDatabase: Gateway = {
   }
 }
 
-// A route of the gateway's own that is charged by its config, and the same route without it.
+// A route of the host that is charged by its config, or an equal route that is not charged.
 const route = (name: string, charged: boolean): Gateway => ({
   name,
   keys: false,
@@ -73,7 +73,7 @@ const route = (name: string, charged: boolean): Gateway => ({
   }
 })
 
-// A route is charged when the reply has gone.
+// A route is charged only after its reply, so this waits until nothing is held.
 async function chargedInTheEnd (connectionString: string) {
   for (;;) {
     const [{ held }] = await query(connectionString, 'select sum(held_credits)::int as held from ai_credits')

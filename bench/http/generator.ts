@@ -1,4 +1,4 @@
-// Sends requests to a gateway and prints what came of it, in a process of its own. Its argument: Requests as JSON.
+// Runs in its own process: sends requests to a gateway and prints the results as JSON. Its argument is a Requests as JSON.
 import { randomUUID } from 'node:crypto'
 // @ts-expect-error it has no types
 import autocannon from 'autocannon'
@@ -16,11 +16,11 @@ const vary = (request: { headers: object }) => ({
   headers: keys ? { ...request.headers, 'idempotency-key': randomUUID() } : request.headers
 })
 
-// A fixed number of requests, so that none is in flight at the end, and sums can be exact.
+// Sends a fixed number of requests. So none is in flight at the end, and the sums are exact.
 async function send (amount: number): Promise<Load> {
   const latencies: number[] = []
   let calls = 0
-  let answered = 0
+  let lastReply = 0
   const started = performance.now()
   const load = autocannon({
     url,
@@ -34,15 +34,15 @@ async function send (amount: number): Promise<Load> {
       ...(!hot || keys) && { setupRequest: vary }
     }]
   })
-  // Its own figures come in steps of a second and of a millisecond.
+  // autocannon's own figures are too coarse: they come in steps of a second and of a millisecond.
   load.on('response', (_client: unknown, statusCode: number, _bytes: number, milliseconds: number) => {
     latencies.push(milliseconds)
     if (statusCode === 200) calls++
-    answered = performance.now()
+    lastReply = performance.now()
   })
   await load
   const sorted = Float64Array.from(latencies).sort()
-  const perSecond = calls / (answered - started) * 1000
+  const perSecond = calls / (lastReply - started) * 1000
   return { sent: amount, calls, perSecond, p50: percentile(sorted, 0.5), p99: percentile(sorted, 0.99) }
 }
 

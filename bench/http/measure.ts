@@ -7,7 +7,7 @@ import type { Gateway } from './gateways.js'
 
 const CONNECTIONS = [1, 64, 128, 256]
 
-/** What the load generator is to send. */
+/** The requests that the load generator sends. */
 export interface Requests {
   url: string
   connections: number
@@ -17,7 +17,7 @@ export interface Requests {
   keys: boolean
 }
 
-/** What came of a load. */
+/** The result of a load over HTTP. */
 export interface Load extends Measurement {
   sent: number
 }
@@ -32,7 +32,7 @@ interface Running {
 
 const run = promisify(execFile)
 
-/** Measures requests from another process, all gateways in turn in each round. */
+/** Measures requests from another process. Each round measures all gateways in turn. */
 export async function measureHttp (
   createDatabase: (name: string) => Promise<string>, gateways: Gateway[], rounds: number, seconds: number,
   progress: (text: string) => void
@@ -60,7 +60,9 @@ export async function measureHttp (
 async function measureEach (running: Running[], round: number, connections: number, accounts: string, seconds: number) {
   const inTurn = [...running.slice(round % running.length), ...running.slice(0, round % running.length)]
   const all = []
-  for (const one of inTurn) all.push({ gateway: one.gateway, measured: await measure(one, connections, accounts === 'hot', seconds) })
+  for (const one of inTurn) {
+    all.push({ gateway: one.gateway, measured: await measure(one, connections, accounts === 'hot', seconds) })
+  }
   return all
 }
 
