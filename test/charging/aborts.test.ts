@@ -10,7 +10,7 @@ import { buildCharged, reconciles, until, type ChargedGateway } from '../helper/
 const fixed = { operation: 'video', cost: 100 }
 const metered = { operation: 'chat', hold: 500 }
 
-// Sends chunks until it is stopped, each of which uses so much.
+// Sends chunks until it is stopped. Each chunk uses so many credits.
 async function * endless (request: FastifyRequest, used?: number) {
   for (;;) {
     if (used !== undefined) request.credits!.use(used)
@@ -69,7 +69,7 @@ function declare (app: FastifyInstance) {
   route('/fails-response', fixed, async request => new Response(web(failing(request))))
 }
 
-t.test('a client that goes away in mid-stream pays what was used so far', async t => {
+t.test('a client that leaves in mid-stream pays what was used so far', async t => {
   const gateway = await buildCharged(t, declare)
   const { leave, settled } = gateway
   for (const [path, used] of [
@@ -104,7 +104,7 @@ t.test('an upstream that fails in mid-stream pays what was used', async t => {
   await reconciles(t, gateway)
 })
 
-// Routes whose handlers go on once the client has gone.
+// Routes whose handlers continue after the client has gone.
 function declareSlow (app: FastifyInstance, goOn: () => Promise<unknown>) {
   const slow = { ...metered, cost: 40 }
   app.get('/json', { config: { credits: slow } }, async () => {
@@ -151,7 +151,7 @@ function declareSlow (app: FastifyInstance, goOn: () => Promise<unknown>) {
   app.get('/never', { config: { credits: { ...slow, ttl: 1000 } } }, () => {})
 }
 
-t.test('a client gone before the reply pays as if it had been delivered', async t => {
+t.test('a client that leaves before the reply pays the same as one that receives it', async t => {
   const waiting: (() => void)[] = []
   const gateway = await buildCharged(t, app => declareSlow(app, () => new Promise<void>(resolve => waiting.push(resolve))))
   for (const [path, used] of [
@@ -168,14 +168,14 @@ t.test('a client gone before the reply pays as if it had been delivered', async 
   ] as const) {
     await goneBefore(gateway, path, () => waiting.length > 0)
     waiting.pop()!()
-    // Not only once nothing is held: of one the hold is yet to come.
+    // It is not enough that nothing is held: one request has not yet made its hold.
     while (Number((await gateway.app.pg.query("select count(*) from ai_credit_holds where user_id = $1 and state <> 'open'", [path])).rows[0].count) < 1) await sleep(5)
     t.equal((await gateway.settled(path)).used, used, path)
   }
   await reconciles(t, gateway)
 })
 
-t.test('a handler that never replies to one who has gone holds nothing for longer than the hold lives', async t => {
+t.test('if a handler never replies after its client has left, the hold lapses', async t => {
   const waiting: (() => void)[] = []
   const gateway = await buildCharged(t, app => declareSlow(app, () => new Promise<void>(resolve => waiting.push(resolve))))
   await goneBefore(gateway, '/hijacked', () => waiting.length > 0)
@@ -186,7 +186,7 @@ t.test('a handler that never replies to one who has gone holds nothing for longe
   await reconciles(t, gateway)
 })
 
-// Sends a request, and goes away once the handler is at work.
+// Sends a request, and closes the connection once the handler runs.
 async function goneBefore ({ url, app }: ChargedGateway, path: string, atWork: () => boolean | Promise<boolean>) {
   const request = httpRequest(url + path, { headers: { 'x-user': path } }).on('error', () => {}).end()
   while (!await atWork()) await sleep(5)

@@ -34,7 +34,7 @@ function declare (app: FastifyInstance) {
   })
 }
 
-t.test('a reply that is paid before it begins', async t => {
+t.test('with capture: before, a request pays before its reply begins', async t => {
   const gateway = await buildCharged(t, declare)
   const { ask, app, settled } = gateway
   for (const [path, used, status] of [
@@ -65,10 +65,10 @@ t.test('a reply that is paid before it begins', async t => {
   await reconciles(t, gateway)
 })
 
-t.test('a capture whose answer was lost is given back with the reply', async t => {
+t.test('a capture whose answer was lost is given back, because the reply became an error', async t => {
   const gateway = await buildCharged(t, declare, { options: { timeout: 1000 } })
   const { app, ask } = gateway
-  // Of the next statement that captures, the answer never comes.
+  // The next statement that captures never gets its answer.
   let lose = true
   app.pg.pool.on('acquire', client => {
     const query = client.query

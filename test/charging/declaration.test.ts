@@ -28,6 +28,7 @@ t.test('a malformed config fails where it is declared, and names the route and t
     [{ operation: 'x', cost: 1, ttl: 10 }, '.ttl'],
     [{ operation: 'x', cost: 1, maxDuration: 10 }, '.maxDuration'],
     [{ operation: 'x', cost: 1, user: 'ann' }, '.user'],
+    ...['', 'key:*', 'x'.repeat(256), 'a\0b', null, 7, ['key:k1']].map(budget => [{ operation: 'x', cost: 1, budget }, '.budget']),
     [{ operation: 'x', cost: 1, capture: 'never' }, '.capture'],
     [{ operation: 'x', cost: 1, onUnavailable: 'hope' }, '.onUnavailable'],
     [{ operation: 'x', cost: 1, costs: 1 }, '.costs']
@@ -102,7 +103,7 @@ t.test('the innermost registration charges', async t => {
   const host = await buildHost(t)
   await host.register(credits, { ...defaults, defaultUser: 'outer' })
   await host.register(async child => {
-    child.get('/early', { config }, async () => 'ok') // the outer one saw it, but it is the inner one's to charge
+    child.get('/early', { config }, async () => 'ok') // the outer registration knows it, but the inner one must charge it
     await child.register(credits, { ...defaults, defaultUser: 'inner', prefix: '/inner' })
     child.get('/inside', { config }, async () => 'ok')
     child.register(async grandchild => { grandchild.get('/deeper', { config }, async () => 'ok') })
@@ -143,7 +144,7 @@ t.test('registrations in sibling contexts, each with its own database', async t 
   for (const one of settled) await one()
 })
 
-t.test('who pays', async t => {
+t.test('the account that pays', async t => {
   const app = await buildGateway(t, { identify: ({ headers }) => headers['x-user'] === 'service' ? { any: true } : headers['x-user'] as string })
   app.get('/identified', { config }, async ({ credits }) => credits!.userId)
   app.get('/named', { config: { credits: { ...video, user: async ({ headers }) => headers['x-tenant'] as string } } },
@@ -158,7 +159,7 @@ t.test('who pays', async t => {
   await until(() => app.credits.balance('acme'), ({ used }) => used === 100)
 })
 
-t.test('websockets are left alone', async t => {
+t.test('websockets are not charged', async t => {
   const app = await buildGateway(t)
   app.decorateRequest('ws', false)
   app.addHook('onRequest', async request => { Object.assign(request, { ws: request.headers['x-simulated'] !== undefined }) })

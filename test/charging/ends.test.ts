@@ -9,14 +9,14 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { buildCharged, reconciles, until, type ChargedGateway, type ChargedSettings } from '../helper/charging.js'
 
-// Every charged request ends, wherever its client leaves: no hold stays open, no request in flight, no listener.
+// Every charged request ends, at whatever stage its client leaves: no open hold, no request in flight and no listener remains.
 
 interface Stages extends ChargedGateway {
-  /** How often each stage was reached. */
+  /** How often requests have reached each stage. */
   reached: Map<string, number>
-  /** How many holds were asked for. */
+  /** How many holds were requested. */
   asked (): number
-  /** Lets everything go on that waits. */
+  /** Lets all requests continue that wait at a stage. */
   goOn (): void
 }
 
@@ -24,7 +24,7 @@ const stages = ['before the hold', 'during the hold', 'in the handler', 'before 
 type Stage = typeof stages[number]
 const pathOf = (stage: Stage) => `/${stage.replaceAll(' ', '-')}`
 
-// A gateway with a route for each stage, which says that it is there and waits.
+// A gateway with a route for each stage. A request that reaches its stage counts itself and waits.
 async function buildStages (t: Test, settings: ChargedSettings = {}): Promise<Stages> {
   const reached = new Map<string, number>()
   const waiting: (() => void)[] = []
@@ -52,7 +52,7 @@ async function buildStages (t: Test, settings: ChargedSettings = {}): Promise<St
             metadata: async ({ headers }) => {
               asked++
               if (stage === 'before the hold') await reachAndWait(headers['x-user'] as string)
-              if (stage === 'during the hold') reach(headers['x-user'] as string) // and the hold is asked for in a moment
+              if (stage === 'during the hold') reach(headers['x-user'] as string) // the hold is requested right after this
               return {}
             }
           }
@@ -68,13 +68,13 @@ async function buildStages (t: Test, settings: ChargedSettings = {}): Promise<St
   return { ...gateway, reached, asked: () => asked, goOn: () => { for (const resume of waiting.splice(0)) resume() } }
 }
 
-// Waits until so many requests of a user are there where they are to be left.
+// Waits until so many requests of a user have reached the stage at which their client leaves.
 async function arrived ({ reached }: Stages, user: string, count = 1) {
   await until(() => reached.get(user) ?? 0, seen => seen >= count)
 }
 
 async function ended (t: Test, gateway: Stages) {
-  // A hold that was asked for may come after its client has gone.
+  // A requested hold may be made after its client has gone.
   const holds = "select count(*)::int as taken, count(*) filter (where state = 'open')::int as open from ai_credit_holds"
   await until(async () => {
     gateway.goOn()
@@ -135,7 +135,7 @@ t.test('over HTTP/1.1, pipelined', async t => {
   const { hostname, port } = new URL(gateway.url)
   for (const stage of stages) {
     const socket = connect(Number(port), hostname)
-    // The first one waits, and those behind it have replies that cannot be sent yet.
+    // The first request waits. Those behind it have replies that cannot be sent yet.
     for (const path of [pathOf(stage), ...Array.from({ length: 15 }, (_, index) => pathOf(stages[index % stages.length]!))]) {
       socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\nX-User: ${stage}\r\n\r\n`)
     }
@@ -162,7 +162,7 @@ t.test('over HTTP/2', async t => {
   await until(() => { gateway.goOn(); return gateway.inFlight() }, count => count === 0)
   const listeners = listenersOf(sessions[0]!)
 
-  // A hundred early aborts, each after another while.
+  // A hundred early aborts, each after another delay.
   for (let n = 0; n < 100; n++) {
     const stream = open(stages[n % stages.length]!, 'random')
     if (n % 3 === 0) await sleep(n % 7)
@@ -179,7 +179,7 @@ t.test('over HTTP/2', async t => {
   await ended(t, gateway)
 })
 
-t.test('over HTTP/2, a handler that waits for the end of its reply', async t => {
+t.test('over HTTP/2, a handler that waits for the end of its reply does not keep the hold open', async t => {
   const waiting: (() => void)[] = []
   const config = { credits: { operation: 'video', cost: 100 } }
   const gateway = await buildCharged(t, app => {
@@ -216,7 +216,7 @@ t.test('over HTTP/2, a handler that waits for the end of its reply', async t => 
   await reconciles(t, gateway)
 })
 
-t.test('a request whose time is up while its hold is taken', async t => {
+t.test('a request whose handlerTimeout passes while its hold is taken pays nothing', async t => {
   let resume = () => {}
   const gateway = await buildCharged(t, app => {
     app.get('/', {
@@ -242,7 +242,7 @@ t.test('a request whose time is up while its hold is taken', async t => {
   await reconciles(t, gateway)
 })
 
-t.test('no request is waited for longer than maxDuration', async t => {
+t.test('no request is awaited longer than maxDuration', async t => {
   let end = () => {}
   const metered = { operation: 'chat', hold: 500, ttl: 1000, maxDuration: 2000 }
   const gateway = await buildCharged(t, app => {

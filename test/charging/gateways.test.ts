@@ -14,7 +14,7 @@ const fixed = { operation: 'video', cost: 100 }
 const metered = { operation: 'chat', hold: 500 }
 const prices = { chat: { per: { tokens: 1 } } }
 
-// An upstream whose replies wait until they are told to go on.
+// An upstream whose replies wait until the test releases them.
 async function buildUpstream (t: Test) {
   const waiting: (() => void)[] = []
   const wait = () => new Promise<void>(resolve => waiting.push(resolve))
@@ -51,7 +51,7 @@ async function buildUpstream (t: Test) {
 
 type Upstream = Awaited<ReturnType<typeof buildUpstream>>
 
-// Goes away while the upstream is at work.
+// Closes the connection while the upstream works.
 async function goneMeanwhile ({ url, app }: ChargedGateway, { waiting, goOn }: Upstream, path: string, { method = 'GET', user = path } = {}) {
   const sent = httpRequest(url + path, { method, agent: false, headers: { 'x-user': user } }).on('error', () => {}).end()
   await until(() => waiting.length, length => length > 0)
@@ -91,7 +91,7 @@ for (const [way, declare] of Object.entries(ways)) {
     t.match(await settled('/stream'), { used: 100 })
     upstream.goOn()
 
-    // Gone before the first byte: what is paid is known once the upstream has replied.
+    // The client leaves before the first byte. What it pays is known once the upstream has replied.
     for (const [path, used] of [['/slow', 100], ['/slow-refuses', 0], ['/slow-breaks', 0]] as const) {
       for (const method of ['GET', 'POST']) {
         const user = `${method} ${path}`
@@ -104,7 +104,7 @@ for (const [way, declare] of Object.entries(ways)) {
   })
 }
 
-t.test('a handler that returns reply and sends later, to a client that has gone', async t => {
+t.test('a handler that returns reply and sends later is charged also if its client has gone', async t => {
   const upstream = await buildUpstream(t)
   const { waiting } = upstream
   const work = () => new Promise<void>(resolve => waiting.push(resolve))
@@ -229,7 +229,7 @@ t.test('websockets are not charged, and an upgrade makes no request free', async
   await reconciles(t, gateway)
 })
 
-t.test('uploads', async t => {
+t.test('uploads are charged, and not if they fail', async t => {
   const gateway = await buildCharged(t, async app => {
     await app.register(multipart)
     app.post('/upload', { config: { credits: metered } }, async request => {
@@ -255,7 +255,7 @@ t.test('uploads', async t => {
   await reconciles(t, gateway)
 })
 
-t.test('OPTIONS is free unless a route is declared for it alone', async t => {
+t.test('OPTIONS is free, except on a route for OPTIONS alone', async t => {
   const upstream = await buildUpstream(t)
   const gateway = await buildCharged(t, async app => {
     app.all('/all', { config: { credits: fixed } }, async ({ credits }) => ({ held: credits?.held ?? null }))
@@ -276,7 +276,7 @@ t.test('OPTIONS is free unless a route is declared for it alone', async t => {
   await reconciles(t, gateway)
 })
 
-t.test('the headers say nothing of a cost that is not paid', async t => {
+t.test('the headers do not show a cost that is not paid', async t => {
   const fails = async () => { throw new Error('no') }
   const gateway = await buildCharged(t, app => {
     app.addHook('onRoute', route => {
@@ -315,7 +315,7 @@ t.test('the headers say nothing of a cost that is not paid', async t => {
   await reconciles(t, gateway)
 })
 
-t.test('a callback handler that writes to the raw response, left in mid-stream', async t => {
+t.test('a callback handler writes to the raw response, and its client leaves in mid-stream', async t => {
   const gateway = await buildCharged(t, app => {
     app.get('/', { config: { credits: metered } }, ({ credits }, reply) => {
       reply.raw.writeHead(200)

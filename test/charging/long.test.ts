@@ -32,7 +32,7 @@ t.test('a stream that outlives its hold extends it', async t => {
   await reconciles(t, gateway)
 })
 
-t.test('where the database is away for a while, the hold is extended as soon as it is back', { skip: pglite }, async t => {
+t.test('if the database is away for a while, the hold is extended as soon as it is back', { skip: pglite }, async t => {
   let end = () => {}
   const gateway = await buildCharged(t, app => {
     app.get('/', { config: { credits: { operation: 'chat', hold: 500, ttl: 2000 } } }, async ({ credits }) =>
@@ -59,7 +59,7 @@ t.test('where the database is away for a while, the hold is extended as soon as 
   await reconciles(t, gateway)
 })
 
-t.test('a hold that was closed meanwhile is not extended, and the log says so', async t => {
+t.test('a hold that another call has closed is not extended, and the log says so', async t => {
   let end = () => {}
   const gateway = await buildCharged(t, app => {
     app.get('/', { config: { credits: { operation: 'chat', hold: 500, ttl: 1000 } } }, async ({ credits }) => {
@@ -78,7 +78,7 @@ t.test('a hold that was closed meanwhile is not extended, and the log says so', 
   await reconciles(t, gateway)
 })
 
-t.test('the process dying leaves a hold that lapses', async t => {
+t.test('the hold of a process that dies lapses', async t => {
   const connectionString = await createLedgerDatabase(t)
   const outDir = t.testdir()
   await build({
@@ -91,7 +91,7 @@ t.test('the process dying leaves a hold that lapses', async t => {
     silent: true
   })
   const child = fork(join(outDir, 'gateway.mjs'), [connectionString], { execArgv: [] })
-  await once(child, 'message') // a request is at work
+  await once(child, 'message') // the handler runs
   const ledger = createLedger(createPool(t, connectionString), defaults as object)
   t.equal((await ledger.balance('ann')).held, 500)
   child.kill('SIGKILL')

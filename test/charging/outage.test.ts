@@ -4,7 +4,7 @@ import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import { createPool } from '../helper/database.js'
 import { buildCharged, open, reconciles, until } from '../helper/charging.js'
-import { startPostgres } from '../helper/postgres.js'
+import { startPostgres } from '../../bench/postgres/postgres.js'
 
 const video = { operation: 'video', cost: 100 }
 
@@ -89,7 +89,7 @@ t.test('a gateway that closes settles what is in flight', async t => {
   t.ok(pool.ended)
 })
 
-t.test('a gateway that closes waits for no longer than a call may take, and logs what is left', async t => {
+t.test('a gateway that closes waits at most as long as a call may take, and logs the charges that are left', async t => {
   const waiting: (() => void)[] = []
   const gateway = await buildCharged(t, declare(waiting), { options: { timeout: 500 } })
   gateway.ask('ann', '/work').catch(() => {})

@@ -1,8 +1,8 @@
 import t from 'tap'
-import { payable, type Facts } from '../../src/http/charging/payable.js'
+import { payable, type ChargeFacts } from '../../src/http/charging/payable.js'
 
-// A whole reply of a route that costs 100.
-const whole: Facts = {
+// A complete reply of a route that costs 100.
+const whole: ChargeFacts = {
   cancelled: false,
   timedOut: false,
   failed: false,
@@ -22,7 +22,7 @@ const metered = { fixed: undefined, minimum: 5 }
 const used30 = { used: 30, reportsUse: true }
 const byUsage = { fixed: undefined, byUsage: true, reportsUse: true }
 
-const rows: [name: string, Facts, number | 'cost'][] = [
+const rows: [name: string, ChargeFacts, number | 'cost'][] = [
   ['cancelled', { ...whole, cancelled: true }, 0],
   ['cancelled, and then cut off', { ...cutOff, ...used30, cancelled: true }, 0],
   ['cancelled after it was captured', { ...whole, captured: 100, cancelled: true }, 0],

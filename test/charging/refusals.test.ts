@@ -74,7 +74,7 @@ function declare (app: FastifyInstance) {
   }, async request => (request as any).query.order)
 }
 
-t.test('what ends badly is not charged', async t => {
+t.test('a request that ends with an error is not charged', async t => {
   const gateway = await buildCharged(t, declare)
   const { ask, settled, app } = gateway
   for (const [path, status, text] of [
@@ -110,7 +110,7 @@ t.test('what ends badly is not charged', async t => {
   await reconciles(t, gateway)
 })
 
-t.test('who is short is refused before any work is done', async t => {
+t.test('a user with too few credits is refused before the handler runs', async t => {
   const gateway = await buildCharged(t, declare)
   const { ask, settled } = gateway
   t.strictSame(JSON.parse((await ask('ann', '/dear')).text), { ...refusal, credits: balance, required: 5000 })
@@ -132,7 +132,7 @@ t.test('who is short is refused before any work is done', async t => {
   await reconciles(t, gateway)
 })
 
-t.test('a function that answers nothing to charge by is the host\'s bug', async t => {
+t.test('a function of config.credits that returns no valid amount is the host\'s bug', async t => {
   const any = (value: unknown): any => async () => value
   const gateway = await buildCharged(t, app => {
     app.get('/cost', { config: { credits: { operation: 'x', cost: any(1.5) } } }, async () => 'ok')
@@ -144,12 +144,14 @@ t.test('a function that answers nothing to charge by is the host\'s bug', async 
       return Readable.from(['ok'])
     })
     app.get('/user', { config: { credits: { operation: 'x', cost: 1, user: any(17) } } }, async () => 'ok')
+    app.get('/budget', { config: { credits: { operation: 'x', cost: 1, budget: any(17) } } }, async () => 'ok')
   })
   for (const [path, code, message] of [
     ['/cost', 'FST_CREDITS_INVALID_CHARGE', /config\.credits\.cost of GET \/cost .* must be a whole number/],
     ['/hold', 'FST_CREDITS_INVALID_CHARGE', /config\.credits\.hold/],
     ['/metadata', 'FST_CREDITS_INVALID_CHARGE', /config\.credits\.metadata/],
     ['/cost-afterwards', 'FST_CREDITS_INVALID_CHARGE', /config\.credits\.cost/],
+    ['/budget', 'FST_CREDITS_INVALID_CHARGE', /config\.credits\.budget of GET \/budget .* must be a string/],
     ['/user', 'FST_CREDITS_INVALID_IDENTITY', /number/]
   ] as const) {
     t.match(JSON.parse((await gateway.ask('ann', path)).text), { statusCode: 500, code, message })

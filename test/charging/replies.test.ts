@@ -92,7 +92,7 @@ function declare (app: FastifyInstance) {
   app.get('/unused', { config: { credits: metered } }, async () => 'ok')
 }
 
-t.test('what is charged when the reply has ended well', async t => {
+t.test('the amounts that are charged for complete replies', async t => {
   const gateway = await buildCharged(t, declare)
   const { ask, settled } = gateway
   for (const [path, cost, body, init] of [
@@ -125,7 +125,7 @@ t.test('what is charged when the reply has ended well', async t => {
     ['/value', 100, '', { method: 'HEAD' }],
     ['/piped', 30, '', { method: 'HEAD' }],
     ['/piped-fixed', 100, '', { method: 'HEAD' }],
-    ['/web', 10, '', { method: 'HEAD' }] // begun, and then cancelled by Fastify
+    ['/web', 10, '', { method: 'HEAD' }] // Fastify begins the stream, and then cancels it
   ] as [string, number, string | undefined, RequestInit?][]) {
     const user = `${init?.method ?? 'GET'} ${path}`
     const { text } = await ask(user, path, init)
@@ -141,7 +141,7 @@ t.test('what is charged when the reply has ended well', async t => {
   }
 })
 
-t.test('the request is what the record says', async t => {
+t.test('the usage record describes the request', async t => {
   const gateway = await buildCharged(t, app => {
     app.get('/', {
       config: {
@@ -164,7 +164,7 @@ t.test('the request is what the record says', async t => {
   await reconciles(t, gateway)
 })
 
-t.test('a cost above the hold draws on what is available, and what is not there is logged', async t => {
+t.test('a cost above the hold is taken from what is available, and the missing rest is logged', async t => {
   const gateway = await buildCharged(t, app => {
     app.get('/', { config: { credits: { operation: 'chat', hold: 100, cost: request => request.credits.used } } },
       async ({ credits, query }) => { credits!.use(Number((query as { n: string }).n)) })

@@ -17,7 +17,7 @@ t.test('a charged route replies as an uncharged one does', async t => {
   await reconciles(t, gateway)
 })
 
-t.test('and over HTTP/2', async t => {
+t.test('a charged route replies as an uncharged one does over HTTP/2', async t => {
   const uncaught = catchUncaught(t)
   const gateway = await buildCharged(t, app => declareStyles(app, {}), {
     server: { ...server, http2: true, forceCloseConnections: false } as object
@@ -35,7 +35,7 @@ t.test('and over HTTP/2', async t => {
   }
   await forEachStyle(async (name, { method = 'GET' }) => {
     t.strictSame(await ask(`/price${pathOf(name)}`, name, method), await ask(`/plain${pathOf(name)}`, name, method), name)
-    // Over HTTP/2 Node.js leaves out a header that cannot be sent.
+    // Over HTTP/2 Node.js drops a header that cannot be sent.
     const expected = name === 'has a header that cannot be sent' ? 100 : pays[name]
     t.equal((await settledAt(gateway, name)).used, expected, `${name}: what it pays`)
   })
@@ -44,7 +44,7 @@ t.test('and over HTTP/2', async t => {
   await reconciles(t, gateway)
 })
 
-t.test('of pipelined requests each reply is its own', async t => {
+t.test('each pipelined request gets its own reply', async t => {
   const gateway = await buildCharged(t, app => declareStyles(app, {}), { server })
   const { hostname, port } = new URL(gateway.url)
   const socket = connect(Number(port), hostname).setEncoding('latin1')

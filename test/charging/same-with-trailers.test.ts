@@ -14,11 +14,11 @@ const pays = Object.fromEntries(Object.entries(styles).map(([name, style]) => [n
 t.test('to a client that takes trailers a charged route replies as an uncharged one does', async t => {
   const uncaught = catchUncaught(t)
   const metered = { hold: 500, cost: (request: FastifyRequest) => request.credits!.used + 100 }
-  // A stream with a trailer ends a moment later, so that what Fastify does about a second reply cuts it off.
+  // A stream with a trailer ends a moment later, so Fastify's reaction to a second reply cuts it off.
   const { 'sends a stream and returns': _returns, 'sends a stream and throws': _throws, ...others } = styles
   const gateway = await buildCharged(t, app => declareStyles(app, metered, others), { server })
 
-  // A reply with trailers is framed in chunks, so this is not about bytes.
+  // A reply with trailers is sent in chunks, so this does not compare bytes.
   async function ask (path: string, user: string, method: string) {
     const sent = httpRequest(gateway.url + path, { method, agent: false, headers: { te: 'trailers', 'x-user': user } }).end()
     try {
@@ -61,14 +61,14 @@ t.test('over HTTP/2 there is no trailer', async t => {
 for (const first of [true, false]) {
   t.test(`with @fastify/compress, registered ${first ? 'before' : 'after'} the plugin, the reply stays the same`, async t => {
     const uncaught = catchUncaught(t)
-    const { 'calls not found': _path, ...others } = styles // its body has the path in it
+    const { 'calls not found': _path, ...others } = styles // its body contains the path
     const gateway = await buildCharged(t, async app => {
       if (!first) await app.register(compress, { threshold: 0 })
       declareStyles(app, {}, others)
     }, { server, ...first && { before: app => app.register(compress, { threshold: 0 }) } })
     const paid = await replySame(t, gateway, 'Accept-Encoding: gzip\r\n', others)
     for (const [name, credits] of Object.entries(paid)) {
-      // A compressed stream begins later: the error overtakes it.
+      // A compressed stream begins later, after the error.
       t.equal(credits, name === 'sends a stream and throws' ? 0 : pays[name], `${name}: what it pays`)
     }
     t.strictSame(uncaught, [])

@@ -15,7 +15,7 @@ const tokens = new WeakMap<FastifyRequest, Usage>()
 const usage = (request: FastifyRequest) => tokens.get(request)!
 const chat = { operation: 'chat', hold: 500, usage }
 
-// Says a token at a time, and waits after the first one.
+// Streams one token at a time, and waits after the first one.
 async function * talk (request: FastifyRequest, waits: boolean) {
   const counted = { input_tokens: 20, output_tokens: 0 }
   tokens.set(request, counted)
@@ -37,11 +37,12 @@ function declare (app: FastifyInstance) {
   route('/none', { ...chat, operation: 'free' }, { tokens: 7 })
   route('/rubbish', chat, { input_tokens: 1.5 })
   route('/unknown', chat, { colours: 3 })
+  route('/throwing', chat, { get input_tokens () { throw Object.assign(new Error('counted wrongly'), { code: 'COUNTER' }) } })
   app.get('/stream', { config: { credits: chat } }, async request => Readable.from(talk(request, false)))
   app.get('/endless', { config: { credits: chat } }, async request => Readable.from(talk(request, true)))
 }
 
-t.test('a route is charged for the quantities that its usage tells, and they are on record', async t => {
+t.test('a route is charged for the quantities that usage returns, and the usage record has them', async t => {
   const gateway = await buildCharged(t, declare, { options: { prices, priceVersion: 'spring' } })
   const { app, ask, leave, settled, lines } = gateway
   for (const [path, used, quantities] of [
@@ -70,7 +71,7 @@ t.test('a route is charged for the quantities that its usage tells, and they are
   await reconciles(t, gateway)
 })
 
-t.test('a stream tells what it cost in a trailer', async t => {
+t.test('a stream has its cost in a trailer', async t => {
   const gateway = await buildCharged(t, declare, { options: { prices } })
   const reply = await open(`${gateway.url}/stream`, 'ann', { te: 'trailers' })
   await text(reply)
@@ -87,14 +88,15 @@ t.test('a usage that has no price is the host\'s bug, and costs nothing', async 
     t.equal(status, 500)
     t.match(JSON.parse(body), { code: 'FST_CREDITS_INVALID_CHARGE', message })
   }
+  t.match(JSON.parse((await ask('ann', '/throwing')).text), { statusCode: 500, code: 'COUNTER', message: 'counted wrongly' })
   t.match(await settled('ann'), { used: 0, held: 0 })
   await reconciles(t, gateway)
 })
 
-t.test('what goes with usage is checked where the route is declared', async t => {
+t.test('a config with usage is checked when the route is declared', async t => {
   for (const [credits, message] of [
-    [{ ...chat, cost: 5 }, 'config.credits.usage of GET /x goes with prices, and not together with cost'],
-    [{ operation: 'chat', usage }, 'config.credits.hold of GET /x is required where the cost depends on usage'],
+    [{ ...chat, cost: 5 }, 'config.credits.usage of GET /x is charged by prices, and cannot go together with cost'],
+    [{ operation: 'chat', usage }, 'config.credits.hold of GET /x is required if the cost depends on usage'],
     [{ ...chat, operation: 'video' }, 'config.credits.operation of GET /x has no price'],
     [{ ...chat, operation: 'constructor' }, 'config.credits.operation of GET /x has no price'],
     [{ ...chat, usage: { input_tokens: 1 } }, 'config.credits.usage of GET /x must be a function']

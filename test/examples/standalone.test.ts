@@ -97,7 +97,7 @@ t.test('the main job', async t => {
 
   await t.test('the documentation', async t => {
     const { body } = await send(`${url}/documentation/json`)
-    t.strictSame(Object.keys(body.paths).sort(), ['/api/credits', '/api/credits/deduct'])
+    t.strictSame(Object.keys(body.paths).sort(), ['/api/credits', '/api/credits/budgets', '/api/credits/check', '/api/credits/deduct'])
     const page = await fetch(url)
     t.equal(page.url.startsWith(`${url}/documentation`), true)
     t.match(page.headers.get('content-type'), /text\/html/)

@@ -1,12 +1,12 @@
-// A client in a process of its own. It writes each call down before it sends it, repeats it until it is answered, and
-// writes the answer down. Killed, it has a successor, which first takes over what is not answered yet.
+// A client in its own process. It writes each call to a journal before it sends it, repeats it until it has a reply, and
+// writes the reply to the journal. If the client is killed, its successor first repeats the calls without a reply.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { read, write, type Answer, type Call } from './journal.js'
 import { Load } from './load.js'
 import { Random } from './random.js'
 import { post, type Reply } from './requests.js'
 
-/** What a client is to do. */
+/** The orders of a client. */
 export interface Orders {
   journal: string
   round: string
@@ -25,7 +25,7 @@ process.on('message', (message: { gateways: string[] }) => { gateways = message.
 process.on('disconnect', () => process.exit())
 
 const past = read(orders.journal)
-// A successor makes other calls than the one before it would have made: which ones those were is lost.
+// A successor makes other calls than its predecessor would have made, because nobody knows those.
 const random = new Random(orders.seed + past.calls.length)
 const load = new Load(random, orders.round)
 load.resume(past)
@@ -74,7 +74,7 @@ async function repeat ({ path, body, key }: Call): Promise<Reply & { sent: numbe
       const reply = await post(random.pick(gateways) + path, body, key)
       if (reply.status !== 503) return { ...reply, sent: unanswered + 1, unanswered }
     } catch {
-      // The gateway is gone, and with it the knowledge of what became of the call.
+      // The gateway is gone, so the outcome of the call is not known.
     }
     await sleep(PAUSE * (0.5 + random.next()))
   }

@@ -4,10 +4,10 @@ import pg from 'pg'
 import t, { type Test } from 'tap'
 import { createLedger, type Ledger } from '../../src/index.js'
 import { createPool } from '../helper/database.js'
-import { neglect } from '../helper/neglect.js'
-import { startPostgres, type PostgresServer } from '../helper/postgres.js'
+import { neglect } from '../../bench/neglect.js'
+import { startPostgres, type PostgresServer } from '../../bench/postgres/postgres.js'
 import type { Orders } from './client-process.js'
-import { allowance } from './load.js'
+import { allowance, makeBudgets } from './load.js'
 import { prepareProcesses, type Client, type Gateway, type Starter } from './processes.js'
 import { Random } from './random.js'
 import { long, seed } from './settings.js'
@@ -16,11 +16,11 @@ import { verify, type Findings } from './verify.js'
 const GATEWAYS = long ? 3 : 2
 const CONCURRENCY = 32
 const CALLS = long ? 600 : 150
-const NEGLECTED = 150 // holds that lapsed, and grants that expired, of the busiest charged account
+const NEGLECTED = 150 // lapsed holds, and as many expired grants, of the busiest charged account
 const PER_ROUND = 60_000
-const STARTS = 20 // of a gateway, each of which takes a second
+const STARTS = 20 // starts of a gateway; each takes a second
 
-/** Gateways on a server of their own, under a client's load. What is killed starts again at once. */
+/** Gateways on their own server, under the load of a client. A process that is killed starts again at once. */
 export class Site {
   readonly random = new Random(seed)
   gateways: Gateway[] = []
@@ -36,7 +36,7 @@ export class Site {
   }
 
   static async open (t: Test): Promise<Site> {
-    // As a real one writes, with fsync.
+    // With fsync, like a real server.
     const server = await startPostgres({ settings: { fsync: 'on' } })
     t.teardown(() => server.stop('immediate'))
     const site = new Site(server, await prepareProcesses(t), t.testdirName)
@@ -44,7 +44,7 @@ export class Site {
     return site
   }
 
-  /** Begins a round; returns its journal. */
+  /** Begins a round, and returns the path of its journal. */
   begin (round: string): string {
     const journal = join(this.#folder, `${round}.jsonl`)
     const seed = this.random.whole(0, 2 ** 31)
@@ -75,7 +75,7 @@ export class Site {
     this.client = this.#starter.client({ ...this.#orders!, gateways: this.#urls })
   }
 
-  /** Kills one of the server's processes, at which the server ends all others and recovers. */
+  /** Kills one of the server's processes. The server then ends all others and recovers. */
   async killBackend (): Promise<void> {
     const processes = await this.#query(`
       select pid from pg_stat_activity where pid <> pg_backend_pid()
@@ -101,7 +101,7 @@ export class Site {
     await this.server.restart()
   }
 
-  /** Whether all gateways still run, with all of their connections at rest. */
+  /** Returns what is wrong with the gateways: one does not run, or has connections that are not idle. */
   async problems (): Promise<string[]> {
     if (this.gateways.some(({ running }) => !running)) return ['a gateway has ended']
     const problems = await Promise.all(this.gateways.map(async gateway => {
@@ -119,7 +119,7 @@ export class Site {
     return this.gateways.map(({ url }) => url)
   }
 
-  // One that finds its server away ends, and whoever runs it starts it again.
+  // A gateway that cannot reach its server at start ends. This starts it again, like a process manager.
   async #startGateway (): Promise<Gateway> {
     for (let attempt = 1; ; attempt++) {
       try {
@@ -141,7 +141,7 @@ export class Site {
     }
   }
 
-  // A moment after the kill the server may still answer as if nothing had happened.
+  // For a moment after the kill the server may still answer normally.
   async #untilAnswering () {
     await sleep(50)
     for (;;) {
@@ -155,7 +155,7 @@ export class Site {
   }
 }
 
-/** What a test looks into the ledger with. */
+/** The means by which a test inspects the ledger. */
 interface Books {
   pool: pg.Pool
   ledger: Ledger
@@ -163,15 +163,15 @@ interface Books {
 
 type Kill = (site: Site, round: number) => Promise<void>
 
-/** A test of rounds, in each of which something is killed under load, once or several times. */
+/** Declares a test of several rounds. In each round `kill` kills something under load, once or several times. */
 export function crashTest (name: string, rounds: number, kill: Kill) {
   const timeout = 60_000 + rounds * PER_ROUND
   t.setTimeout(timeout)
-  t.comment(`timeout=${timeout}`) // for the test runner, whose limit is meant for a single file
+  t.comment(`timeout=${timeout}`) // sets the limit of the test runner
   t.test(`${name} (FAULTS_SEED=${seed})`, async t => {
     const site = await Site.open(t)
     const books = openBooks(t, site)
-    const sum: Findings = { calls: 0, accepted: 0, refused: 0, repeated: 0, late: 0, problems: [] }
+    const sum: Findings = { calls: 0, accepted: 0, refused: 0, repeated: 0, late: 0, overBudget: 0, problems: [] }
     for (let round = 0; round < rounds && sum.problems.length === 0; round++) {
       add(sum, await run(site, books, round, kill))
       if (long) t.comment(`round ${round}: ${JSON.stringify(sum)}`)
@@ -186,6 +186,7 @@ export function crashTest (name: string, rounds: number, kill: Kill) {
 async function run (site: Site, { pool, ledger }: Books, round: number, kill: Kill) {
   const name = `round ${round}`
   await neglect(ledger, pool, [`charged ${name} user 0`], NEGLECTED)
+  await makeBudgets(ledger, name)
   const journal = site.begin(name)
   await Promise.all([kill(site, round), untilDone(site)])
   await site.client!.kill()
@@ -194,7 +195,7 @@ async function run (site: Site, { pool, ledger }: Books, round: number, kill: Ki
   return { ...findings, problems: [...problems, ...findings.problems] }
 }
 
-// Whoever is the client then.
+// Waits until the client is done, also if it was killed and has a successor.
 async function untilDone (site: Site): Promise<void> {
   for (;;) {
     const { client } = site
@@ -202,7 +203,7 @@ async function untilDone (site: Site): Promise<void> {
       await client!.done
       return
     } catch (error) {
-      while (site.client === client) await sleep(5) // its successor starts
+      while (site.client === client) await sleep(5) // waits until its successor has started
     }
   }
 }

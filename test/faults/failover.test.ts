@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { buildGateway } from '../helper/app.js'
 import { createPool } from '../helper/database.js'
-import { startPostgres, startStandby, type PostgresServer } from '../helper/postgres.js'
+import { startPostgres, startStandby, type PostgresServer } from '../../bench/postgres/postgres.js'
 import { Proxy } from './proxy.js'
 import { charge, checkRecovered, checkUnavailable } from './rest.js'
 

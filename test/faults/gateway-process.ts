@@ -1,5 +1,5 @@
-// A gateway in a process of its own: the plugin on its host's pool, on a port of the loopback interface. An error that
-// nobody hears ends it, which the test takes for what it is.
+// A gateway in its own process: the plugin on the host's pool, on a port of the loopback interface. An uncaught error ends
+// the process, and the test reports that as a crash.
 import { Readable } from 'node:stream'
 import fastifyPostgres from '@fastify/postgres'
 import Fastify, { type FastifyReply, type FastifyRequest } from 'fastify'
@@ -18,7 +18,7 @@ interface Work {
 }
 
 const { path, operation, cost } = chargedRoute
-// In several ways, as the handlers of gateways do.
+// Replies in several ways, like the handlers of gateways.
 const styles: Array<(answer: object, reply: FastifyReply) => unknown> = [
   async answer => answer,
   async (answer, reply) => {

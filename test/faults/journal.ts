@@ -1,8 +1,8 @@
 import { appendFileSync, existsSync, readFileSync } from 'node:fs'
 
-/** A call of the client, as it is written down before it is sent. Sent again, it is the same to the byte. */
+/** A call of the client, written to the journal before it is sent. A repetition is equal to the byte. */
 export interface Call {
-  /** Its place in the journal. */
+  /** Its number in the journal. */
   number: number
   kind: 'deduct' | 'hold' | 'capture' | 'release' | 'refund' | 'grant' | 'charge'
   userId: string
@@ -10,34 +10,34 @@ export interface Call {
   key: string
   path: string
   body: Record<string, unknown>
-  /** Of a capture or a release: the hold. */
+  /** The hold of a capture or a release. */
   holdId?: string
 }
 
-/** What a call came to at last. */
+/** The final reply to a call. */
 export interface Answer {
   number: number
   status: number
   body: any
-  /** How often it was sent, and how often nothing definite came back: no answer, or 503. */
+  /** How often the call was sent; and how often it had no definite reply: none, or 503. */
   sent: number
   unanswered: number
-  /** What another request with the same key got, that was sent at the same moment. */
+  /** The reply to another request with the same key that was sent at the same moment. */
   duplicate?: { status: number, body: any }
 }
 
-/** What a client has written down. */
+/** The entries of a journal. */
 export interface Entries {
   calls: Call[]
   answers: Map<number, Answer>
 }
 
-/** Writes a line; it is there even if the process is killed at once. */
+/** Writes a line. It is in the file even if the process is killed at once. */
 export function write (file: string, line: { call: Call } | { answer: Answer }): void {
   appendFileSync(file, `${JSON.stringify(line)}\n`)
 }
 
-/** Reads all lines but one that a killed process did not finish. */
+/** Reads all lines, except one that a killed process did not finish. */
 export function read (file: string): Entries {
   const entries: Entries = { calls: [], answers: new Map() }
   const lines = existsSync(file) ? readFileSync(file, 'utf8').split('\n').slice(0, -1) : []

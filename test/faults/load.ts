@@ -1,21 +1,35 @@
+import type { BudgetDefinition, Ledger } from '../../src/index.js'
 import type { Call, Entries } from './journal.js'
 import type { Random } from './random.js'
 
-/** What an account of a gateway under test starts with. */
+/** The credits that an account starts with. */
 export const allowance = 400
 
-/** The life of a hold that is to lapse, and of one that is not, in milliseconds. */
+/** The ttl of a hold that shall lapse (short), and of one that shall not (long), in milliseconds. */
 export const ttl = { short: 1000, long: 600_000 }
 
-/** The route of the gateways' own that is charged: before it replies, so that what was delivered was paid for. */
+/** The charged route of the gateways. It pays before it replies, so all delivered work is paid. */
 export const chargedRoute = { path: '/work', operation: 'work', cost: 7 }
 
+/** The budgets of each account, and their limits, which the load comes near to. A key is made by its first charge. */
+export const budgets: Array<[budget: string, definition: BudgetDefinition]> = [
+  ['team', { total: 90 }], ['member', { within: 'team', total: 70, month: 80 }], ['key:*', { within: 'member', total: 25, day: 30 }]
+]
+
+const KEYS = 4
 const USERS = 12
 const HOT = 0.4 // the share of calls on one account
 
 type Draft = Omit<Call, 'number' | 'key'>
 
-/** Makes the calls of a round: many accounts and one hot one, some of them about what earlier calls have answered. */
+/** Makes the budgets of the accounts of a round. */
+export async function makeBudgets (ledger: Ledger, round: string): Promise<void> {
+  await Promise.all(Array.from({ length: USERS + 1 }, async (_, user) => {
+    for (const [budget, definition] of budgets) await ledger.setBudget(userOf(round, user), budget, definition)
+  }))
+}
+
+/** Generates the calls of a round, on many accounts and a hot one. Some use the ids that earlier calls have returned. */
 export class Load {
   readonly #random: Random
   readonly #round: string
@@ -27,21 +41,21 @@ export class Load {
     this.#round = round
   }
 
-  /** The next call. */
+  /** Returns the next call. */
   next (number: number): Call {
     const key = `${this.#round} call ${number}`
     const draft = this.#draft()
     return { ...draft, number, key, ...draft.kind === 'charge' && { body: { ...draft.body, call: key } } }
   }
 
-  /** Takes note of a call that was accepted, so that others can follow it. */
+  /** Notes a call that was accepted. Later calls may use its ids. */
   accepted ({ kind, userId, key, body }: Call, answer: any): void {
     const credits = body.credits as number
     if (kind === 'hold') this.#holds.push({ userId, id: answer.id, credits })
     if (kind === 'deduct') this.#deducts.push({ userId, key, credits })
   }
 
-  /** Takes note of what a client before this one has written down. */
+  /** Notes the accepted calls in the journal of an earlier client. */
   resume ({ calls, answers }: Entries): void {
     for (const call of calls) {
       const answer = answers.get(call.number)
@@ -63,17 +77,24 @@ export class Load {
   #deduct (): Draft {
     const userId = this.#user()
     const body = { user_id: userId, credits: this.#random.whole(1, 20), operation: 'chat', metadata: { model: this.#random.whole(1, 3) } }
-    return { kind: 'deduct', userId, path: '/api/credits/deduct', body }
+    return this.#inBudget({ kind: 'deduct', userId, path: '/api/credits/deduct', body })
   }
 
   #hold (): Draft {
     const userId = this.#user()
     const life = this.#random.happens(0.3) ? ttl.short : ttl.long
     const body = { user_id: userId, credits: this.#random.whole(1, 20), operation: 'video', ttl: life }
-    return { kind: 'hold', userId, path: '/api/credits/holds', body }
+    return this.#inBudget({ kind: 'hold', userId, path: '/api/credits/holds', body })
   }
 
-  // Of a part, of all, or of more than was held.
+  // Half of them charge a budget, most of these a key.
+  #inBudget (draft: Draft): Draft {
+    if (this.#random.happens(0.5)) return draft
+    const budget = this.#random.happens(0.8) ? `key:${this.#random.whole(1, KEYS)}` : this.#random.pick(['member', 'team'])
+    return { ...draft, body: { ...draft.body, budget } }
+  }
+
+  // Captures a part, all, or more than was held.
   #capture (): Draft {
     const { userId, id, credits } = this.#random.pick(this.#holds)
     const body = { user_id: userId, credits: this.#random.whole(1, credits + 3), final: this.#random.happens(0.6) }
@@ -91,7 +112,7 @@ export class Load {
     return { kind: 'refund', userId, path: '/api/credits/refunds', body }
   }
 
-  // Of accounts that have no other calls, as it has no key: each request that is sent may be charged.
+  // Uses accounts that have no other calls, because it has no key: each request that is sent may be charged.
   #charge (): Draft {
     const userId = `charged ${this.#user()}`
     return { kind: 'charge', userId, path: chargedRoute.path, body: { user: userId } }
@@ -103,6 +124,10 @@ export class Load {
   }
 
   #user (): string {
-    return `${this.#round} user ${this.#random.happens(HOT) ? 0 : this.#random.whole(1, USERS)}`
+    return userOf(this.#round, this.#random.happens(HOT) ? 0 : this.#random.whole(1, USERS))
   }
+}
+
+function userOf (round: string, number: number): string {
+  return `${round} user ${number}`
 }

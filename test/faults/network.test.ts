@@ -44,6 +44,29 @@ for (const cut of cuts) {
     else t.equal(charged, 10)
   })
 
+  t.test(`a connection cut ${cut}: a budget counts what was charged once`, async t => {
+    const { app, proxy, direct } = await open(t)
+    const made = proxy.cutAt(cut, 'ai_credit_set_budget')
+    await app.credits.setBudget('ann', 'key:*', { total: 35 })
+    await made
+    for (const [name, method] of [['ai_credit_deduct', 'deduct'], ['ai_credit_hold', 'hold']] as const) {
+      const happened = proxy.cutAt(cut, name)
+      await app.credits[method]({ ...charge, budget: 'key:k', idempotencyKey: 'k' })
+      await happened
+    }
+    const happened = proxy.cutAt(cut, 'ai_credit_execute')
+    const outcomes = await all(10, i => app.credits.deduct({ ...charge, budget: 'key:k', idempotencyKey: `k${i}` }).catch(error => error.code))
+    await happened
+    t.strictSame(outcomes.filter(outcome => outcome !== 'FST_CREDITS_BUDGET_EXCEEDED').map(({ credits }) => credits), [10])
+    t.match((await app.credits.budgets('ann')).entries, [{ budget: 'key:*' }, { budget: 'key:k', used: { total: 20 }, held: 10 }])
+    const removed = proxy.cutAt(cut, 'ai_credit_remove_budget')
+    await t.rejects(app.credits.removeBudget('ann', 'key:k'), unavailable, 'it may have been removed')
+    await removed
+    await checkRecovered(t, app, direct)
+    const there = (await app.credits.budgets('ann')).entries.length === 2
+    if (cut !== 'after send') t.equal(there, cut === 'before send')
+  })
+
   t.test(`a connection cut ${cut}, of a statement that many calls share`, async t => {
     const { app, proxy, direct } = await open(t)
     await all(10, i => app.credits.balance(`user ${i}`))

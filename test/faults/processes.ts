@@ -4,7 +4,7 @@ import type { Test } from 'tap'
 import { compile, plainEnvironment } from '../helper/processes.js'
 import type { Orders } from './client-process.js'
 
-/** Starts the processes of a test; all end with it. */
+/** Starts the processes of a test. They end with the test. */
 export interface Starter {
   gateway (connectionString: string): Promise<Gateway>
   client (orders: Orders): Client
@@ -36,7 +36,7 @@ export async function prepareProcesses (t: Test): Promise<Starter> {
 abstract class Process {
   constructor (protected readonly child: ChildProcess) {}
 
-  /** Whether it still runs; a crash is an end too. */
+  /** Whether the process still runs. */
   get running (): boolean {
     return this.child.exitCode === null && this.child.signalCode === null
   }
@@ -48,23 +48,23 @@ abstract class Process {
   }
 }
 
-/** A gateway that listens. */
+/** A process with a gateway that listens. */
 export class Gateway extends Process {
   constructor (child: ChildProcess, readonly url: string) {
     super(child)
   }
 
-  /** What its pool says about itself. */
+  /** Returns the counts of its pool. */
   async connections (): Promise<{ totalCount: number, idleCount: number, waitingCount: number }> {
     this.child.send({})
     return (await answerOf(this.child)).connections
   }
 }
 
-/** A client at work. */
+/** A process with a client. */
 export class Client extends Process {
   readonly #listeners: Array<(answered: number) => void> = []
-  /** Resolves when all calls are answered; rejects when the process ends before. */
+  /** Resolves when all calls have a reply; rejects if the process ends before. */
   readonly done: Promise<void>
 
   constructor (child: ChildProcess) {
@@ -76,10 +76,10 @@ export class Client extends Process {
       })
       child.on('exit', (code, signal) => reject(new Error(`The client ended: ${code ?? signal}`)))
     })
-    this.done.catch(() => {}) // heard by whoever waits
+    this.done.catch(() => {}) // not unhandled: callers wait for it later
   }
 
-  /** Resolves when that many calls are answered, or all, or when the client has ended. */
+  /** Resolves when that many calls, or all, have a reply, or when the client has ended. */
   async answered (count: number): Promise<void> {
     const reached = new Promise<void>(resolve => {
       this.#listeners.push(answered => { if (answered >= count) resolve() })
@@ -87,9 +87,9 @@ export class Client extends Process {
     await Promise.race([reached, this.done.catch(() => {})])
   }
 
-  /** Tells it where gateways are now. */
+  /** Sends the client the current URLs of the gateways. */
   tell (gateways: string[]): void {
-    if (this.child.connected) this.child.send({ gateways }, () => {}) // it may have just ended
+    if (this.child.connected) this.child.send({ gateways }, () => {}) // the client may have just ended
   }
 }
 

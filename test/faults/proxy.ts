@@ -3,18 +3,18 @@ import { createConnection, createServer, type AddressInfo, type Server, type Soc
 import type { Test } from 'tap'
 
 /**
- * Where a connection is cut: before a statement reaches the server; when it has just been sent; when the server has
- * answered, and so committed, and nothing of that has come back; when the half of it has.
+ * Where a connection is cut: before a statement reaches the server; right after it was sent; when the server has answered,
+ * and so committed, but before the client receives anything; or after the client has received half of the answer.
  */
 export type Cut = 'before send' | 'after send' | 'before the answer' | 'in the answer'
 
-/** All of them. */
+/** All places where a connection can be cut. */
 export const cuts: Cut[] = ['before send', 'after send', 'before the answer', 'in the answer']
 
 interface Pair {
   near: Socket
   far: Socket
-  /** What is to happen to the answer that comes next. */
+  /** Where the connection is cut during the next answer; undefined: not at all. */
   cut?: Cut | undefined
 }
 
@@ -24,14 +24,14 @@ interface Trap {
   sprung: () => void
 }
 
-// ReadyForQuery, the end of every answer: its type, its length, and a status.
+// ReadyForQuery, which ends every answer: its type and its length; a status byte follows.
 const ANSWER_END = Buffer.from([0x5A, 0, 0, 0, 5])
 
 // ErrorResponse: FATAL, 57P01.
 const fields = Buffer.from('SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0')
 const farewell = Buffer.concat([Buffer.from([0x45, 0, 0, 0, fields.length + 4]), fields])
 
-/** The way to a PostgreSQL server, on which things go wrong. */
+/** A proxy before a PostgreSQL server that can make connections fail. */
 export class Proxy {
   readonly connectionString: string
   readonly #pairs = new Set<Pair>()
@@ -63,17 +63,17 @@ export class Proxy {
     server.on('connection', socket => this.#accept(socket))
   }
 
-  /** Cuts the connection of the next statement in which the marker occurs; resolves when that has happened. */
+  /** Cuts the connection of the next statement that contains the marker. Resolves when that has happened. */
   async cutAt (cut: Cut, marker: string): Promise<void> {
     await new Promise<void>(resolve => this.#traps.push({ cut, marker, sprung: resolve }))
   }
 
-  /** The next connection that is welcomed is ended by the server in the same breath. */
+  /** Ends the next connection in the server's name as soon as the server has accepted its login. */
   endAtWelcome (): void {
     this.#endsAtWelcome = true
   }
 
-  /** From now on new connections lead to another server. */
+  /** Leads new connections to another server. */
   leadTo (target: string): void {
     this.#target = new URL(target)
   }
@@ -88,7 +88,7 @@ export class Proxy {
     this.#silent.clear()
   }
 
-  /** Nothing passes any more, in either direction, until `flow`. */
+  /** Lets nothing pass in either direction, until `flow`. */
   stall (): void {
     this.#stalled = true
     for (const { near, far } of this.#pairs) {
@@ -106,13 +106,13 @@ export class Proxy {
     }
   }
 
-  /** From now on connections are accepted and never answered, those too that are there already. */
+  /** Accepts connections but never answers, on existing connections too. */
   hush (): void {
     this.stall()
     this.#accepts = false
   }
 
-  /** Ends `hush` for new connections; those from before stay silent, and unclosed. */
+  /** Ends `hush` for new connections. The older ones stay silent and open. */
   speak (): void {
     for (const { near } of this.#pairs) this.#silent.add(near)
     this.#pairs.clear()
@@ -124,7 +124,7 @@ export class Proxy {
     near.on('error', () => {})
     if (!this.#accepts) {
       this.#silent.add(near)
-      near.resume() // so that it notices an end
+      near.resume() // otherwise it would not notice the end
       return
     }
     const far = createConnection(Number(this.#target.port), this.#target.hostname)
@@ -142,7 +142,7 @@ export class Proxy {
     if (this.#stalled) this.stall()
   }
 
-  // pg writes a statement with its parameters at once, and so it comes in one piece.
+  // pg writes a statement and its parameters at once, so they arrive in one chunk.
   #toServer (pair: Pair, chunk: Buffer): void {
     const index = this.#traps.findIndex(({ marker }) => chunk.includes(marker))
     if (index < 0) {
@@ -166,7 +166,7 @@ export class Proxy {
       pair.near.write(chunk)
       return
     }
-    if (!chunk.includes(ANSWER_END)) return // the answer is not over, and nothing of it is told
+    if (!chunk.includes(ANSWER_END)) return // the answer is not complete, so nothing of it is passed on
     if (pair.cut === 'in the answer') pair.near.write(chunk.subarray(0, chunk.length / 2), () => this.#cut(pair))
     else this.#cut(pair)
   }

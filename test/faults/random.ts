@@ -1,4 +1,4 @@
-/** Random numbers that follow from a seed (mulberry32). */
+/** A generator of random numbers from a seed (mulberry32). */
 export class Random {
   #state: number
 
@@ -6,7 +6,7 @@ export class Random {
     this.#state = seed >>> 0
   }
 
-  /** A number from 0 up to, but not including, 1. */
+  /** Returns a number from 0 (included) to 1 (excluded). */
   next (): number {
     this.#state = (this.#state + 0x6D2B79F5) >>> 0
     let mixed = Math.imul(this.#state ^ (this.#state >>> 15), this.#state | 1)
@@ -14,17 +14,17 @@ export class Random {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
   }
 
-  /** A whole number from `low` to `high`, both included. */
+  /** Returns a whole number from `low` to `high`, both included. */
   whole (low: number, high: number): number {
     return low + Math.floor(this.next() * (high - low + 1))
   }
 
-  /** Whether something of this probability happens. */
+  /** Returns true with this probability. */
   happens (probability: number): boolean {
     return this.next() < probability
   }
 
-  /** One of the items. */
+  /** Returns one of the items. */
   pick<T> (items: readonly T[]): T {
     return items[this.whole(0, items.length - 1)]!
   }

@@ -10,7 +10,7 @@ export interface Reply {
 const agent = new Agent({ keepAlive: true, maxSockets: 200 })
 const PATIENCE = 20_000 // far more than a gateway's own limit
 
-/** Sends a POST request; rejects where no reply came, or half of one. */
+/** Sends a POST request. Rejects if no reply came, or only a part of one. */
 export async function post (url: string, body: unknown, key: string): Promise<Reply> {
   const headers = { 'content-type': 'application/json', 'idempotency-key': key }
   return await new Promise((resolve, reject) => {

@@ -7,13 +7,13 @@ import { createPool } from '../helper/database.js'
 /** A call of the gateway under test. */
 export const charge = { userId: 'ann', credits: 10, operation: 'chat' }
 
-/** The same as a request. */
+/** The body of a request that makes this call. */
 export const body = { user_id: 'ann', credits: 10, operation: 'chat' }
 
 /** The error of an outage. */
 export const unavailable = { statusCode: 503, code: 'FST_CREDITS_UNAVAILABLE' }
 
-/** Sends a deduct, which is answered with 503 and Retry-After, and nothing about the database. */
+/** Asserts that a deduct gets a 503 with Retry-After, and that the reply says nothing about the database. */
 export async function checkUnavailable (t: Test, app: FastifyInstance, key?: string): Promise<void> {
   const reply = await postDeduct(app, body, key === undefined ? {} : { 'idempotency-key': key })
   t.equal(reply.statusCode, 503)
@@ -22,8 +22,8 @@ export async function checkUnavailable (t: Test, app: FastifyInstance, key?: str
 }
 
 /**
- * Checks that an outage has left nothing behind: the pool has all of its connections back and can give them out, calls
- * are answered, accounts add up. `direct`: a connection string that leads around the fault.
+ * Asserts that an outage has left no trace: the pool has all connections back and can lend them, calls succeed, and accounts
+ * reconcile. `direct`: a connection string that avoids the fault.
  */
 export async function checkRecovered (t: Test, app: FastifyInstance, direct: string): Promise<void> {
   const { pool } = app.pg
@@ -35,7 +35,7 @@ export async function checkRecovered (t: Test, app: FastifyInstance, direct: str
   t.match(await app.credits.reconcile(), { ok: true, differences: [] }, 'every account reconciles')
 }
 
-// Backends whose client is gone may still be at it.
+// Backends whose client is gone may still be working.
 async function working (observer: ReturnType<typeof createPool>) {
   const { rowCount } = await observer.query(`
     select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()

@@ -9,7 +9,7 @@ import pg from 'pg'
 import t, { type Test } from 'tap'
 import { buildGateway } from '../helper/app.js'
 import { createDatabase, createLedgerDatabase, createPool } from '../helper/database.js'
-import { handOver, temporaryFolder } from '../helper/unprivileged.js'
+import { handOver, temporaryFolder } from '../../bench/postgres/unprivileged.js'
 import { charge, checkRecovered, checkUnavailable, unavailable } from './rest.js'
 
 const run = promisify(execFile)

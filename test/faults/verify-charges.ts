@@ -11,9 +11,9 @@ interface Charged {
 }
 
 /**
- * Compares the requests to a charged route with the ledger. Each request that does the work pays for it, a repeated one
- * again: what was delivered was paid for, no hold was paid twice, and what was not delivered holds nothing any more. What
- * was given back, as the answer to its capture was lost, counts as not paid.
+ * Compares the requests to a charged route with the ledger. Each request that does the work pays for it, also a repeated one.
+ * So all delivered work is paid, no hold is paid twice, and undelivered work holds nothing. A charge that was given back,
+ * because the answer to its capture was lost, counts as not paid.
  */
 export async function verifyCharges (
   calls: Call[], answers: Map<number, Answer>, pool: pg.Pool, ledger: Ledger, findings: Findings

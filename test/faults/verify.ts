@@ -5,18 +5,21 @@ import { read, type Answer, type Call } from './journal.js'
 import { allowance, ttl } from './load.js'
 import type { Random } from './random.js'
 import { post } from './requests.js'
+import { verifyBudgets } from './verify-budgets.js'
 import { verifyCharges } from './verify-charges.js'
 
-/** What a round came to. */
+/** The findings of a round. */
 export interface Findings {
   calls: number
   accepted: number
   refused: number
-  /** Calls that at some time got no answer, or 503. */
+  /** How many calls had no reply, or 503, at least once. */
   repeated: number
-  /** Calls that were refused after a request of theirs had got no answer, and that this request has charged later. */
+  /** How many calls were refused although an earlier request, which had no reply, was charged later. */
   late: number
-  /** Whatever must not be; empty. */
+  /** How many calls a budget refused. */
+  overBudget: number
+  /** What is wrong; empty if all is well. */
   problems: string[]
 }
 
@@ -28,14 +31,14 @@ interface Row {
   credits: number
 }
 
-const REPLAYS = 60 // of a round's calls, sent once more
+const REPLAYS = 60 // calls of a round that are sent once more
 
-/** Compares a round's journal with the ledger, which nobody uses at the moment. */
+/** Compares a round's journal with the ledger. Nothing else may use the ledger meanwhile. */
 export async function verify (
   journal: string, gateway: string, pool: pg.Pool, ledger: Ledger, random: Random
 ): Promise<Findings> {
   const { calls: all, answers } = read(journal)
-  const findings: Findings = { calls: all.length, accepted: 0, refused: 0, repeated: 0, late: 0, problems: [] }
+  const findings: Findings = { calls: all.length, accepted: 0, refused: 0, repeated: 0, late: 0, overBudget: 0, problems: [] }
   const everybody = usersOf(all)
   await lapses(pool, everybody)
   for (const userId of everybody) await ledger.balance(userId)
@@ -46,6 +49,7 @@ export async function verify (
   for (const call of calls) judge(call, answers.get(call.number), rows, findings)
   for (const name of rows.keys()) if (!name.startsWith('release ')) findings.problems.push(`nobody asked for ${name}`)
   await compareBalances(calls, answers, users, ledger, findings)
+  await verifyBudgets(calls, answers, users, pool, ledger, findings)
   await compareReplays(calls, answers, gateway, random, findings)
   return findings
 }
@@ -54,7 +58,7 @@ function usersOf (calls: Call[]) {
   return [...new Set(calls.map(({ userId }) => userId))]
 }
 
-// Until then a hold that is to lapse may still be open.
+// Waits until the short holds have lapsed.
 async function lapses (pool: pg.Pool, users: string[]) {
   for (;;) {
     const { rows: [{ left }] } = await pool.query(`
@@ -65,8 +69,8 @@ async function lapses (pool: pg.Pool, users: string[]) {
   }
 }
 
-// By what was asked for: everything that the ledger has done for these accounts. A release of what has lapsed is
-// answered as if it had been the first.
+// Returns everything that the ledger has done for these accounts, by the calls that asked for it. A release of a lapsed hold
+// has the result of a first release.
 async function recorded (pool: pg.Pool, users: string[]): Promise<Map<string, Row[]>> {
   const { rows } = await pool.query<Row>(`
     select kind, id::varchar, user_id as "userId", idempotency_key as key, abs(credits_used)::int as credits
@@ -90,7 +94,7 @@ async function recorded (pool: pg.Pool, users: string[]): Promise<Map<string, Ro
 function judge (call: Call, answer: Answer | undefined, rows: Map<string, Row[]>, findings: Findings) {
   const name = `${call.kind} ${call.kind === 'release' ? call.holdId : call.key}`
   const found = rows.get(name) ?? []
-  if (call.kind !== 'release') rows.delete(name) // of which several calls may ask for one
+  if (call.kind !== 'release') rows.delete(name) // several calls may release one hold
   const problem = (text: string) => findings.problems.push(`${name}: ${text}: ${JSON.stringify({ call, answer, found })}`)
   if (answer === undefined) return problem('never answered')
   const outcomes = [answer, ...answer.duplicate ? [answer.duplicate] : []]
@@ -107,7 +111,7 @@ function judge (call: Call, answer: Answer | undefined, rows: Map<string, Row[]>
   } else {
     findings.refused++
     if (call.kind === 'release' || found.length === 0) return
-    // Not this refusal was charged, but an earlier request that the client took for lost.
+    // The charge is of an earlier request, which the client took for lost.
     if (answer.unanswered > 0) findings.late++
     else problem('refused and recorded')
   }
@@ -115,7 +119,7 @@ function judge (call: Call, answer: Answer | undefined, rows: Map<string, Row[]>
 
 function says ({ kind, userId, body: asked }: Call, told: any, { id, userId: whose, credits }: Row): boolean {
   if (whose !== userId) return false
-  if (kind === 'deduct') return credits === asked.credits // its answer has no id
+  if (kind === 'deduct') return credits === asked.credits // its reply has no id
   return told.id === id && told.credits === credits
 }
 
@@ -134,7 +138,7 @@ async function compareBalances (
   }
 }
 
-// What the answers add up to.
+// Computes the balances from the replies.
 function balances (calls: Call[], answers: Map<number, Answer>, users: string[]) {
   const result = new Map(users.map(userId => [userId, { total: allowance, used: 0, held: 0 }]))
   const holds = new Map<string, { userId: string, left: number }>()
@@ -171,7 +175,7 @@ async function compareReplays (
   const sample = Array.from({ length: Math.min(REPLAYS, accepted.length) }, () => random.pick(accepted))
   for (const [{ kind, path, body, key }, told] of sample) {
     const { status, replayed, body: again } = await post(gateway + path, body, key)
-    // A release has no key: one of a hold that had lapsed changed nothing, and a capture may have closed it since.
+    // A release has no key. If its hold had lapsed, it changed nothing, and a capture may have closed the hold since.
     if (kind === 'release' && again.code === 'FST_CREDITS_HOLD_CLOSED') continue
     if (status === 200 && replayed && JSON.stringify(again) === JSON.stringify(told)) continue
     problems.push(`${key} was replayed as ${status} ${replayed} ${JSON.stringify(again)}, not as ${JSON.stringify(told)}`)

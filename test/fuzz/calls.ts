@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import type { Ledger } from '../../src/index.js'
-import { hardNumber, hardString, users } from './values.js'
+import { budgetNames, hardNumber, hardString, users } from './values.js'
 
 /** A call of a public method. */
 export interface Call {
@@ -33,10 +33,21 @@ const metadata = fc.oneof(
   fc.constantFrom<unknown>({}, { model: 'm' }, { at: new Date(0) }, { no: undefined }, { deep: { list: [1, null, 'x'] } }, { big: 'x'.repeat(9000) }),
   fc.dictionary(fc.string({ maxLength: 5 }), fc.jsonValue({ maxDepth: 2 }), { maxKeys: 3 }))
 
-// So soon that a grant has ended when a later call is about it.
+// So soon that a grant has expired before a later call uses it.
 const soon = fc.integer({ min: 50, max: 500 }).map(milliseconds => new Date(Date.now() + milliseconds))
 
+const budget = fc.oneof({ weight: 20, arbitrary: fc.constantFrom(...budgetNames) }, { weight: 1, arbitrary: hardString })
+// Mostly those that there are, or that a template makes.
+const charged = fc.oneof({ weight: 4, arbitrary: fc.constantFrom('team', 'key:1', 'key:2', 'ünï😀:a:b') }, { weight: 1, arbitrary: budget })
+const amount = fc.oneof({ weight: 8, arbitrary: fc.integer({ min: 0, max: 3000 }) }, { weight: 1, arbitrary: hardNumber })
+
 const fields: Record<string, fc.Arbitrary<unknown>> = {
+  budget: charged,
+  within: charged,
+  day: amount,
+  week: amount,
+  month: amount,
+  total: amount,
   userId: user,
   credits: fc.oneof(fc.integer({ min: 1, max: 2000 }), fc.integer({ min: 1, max: 10 }), fc.integer({ min: 1, max: 10 }), hardNumber),
   operation: fc.constantFrom('chat', 'video', 'ünï'),
@@ -59,7 +70,7 @@ const fields: Record<string, fc.Arbitrary<unknown>> = {
   client: fc.constantFrom<unknown>(null, {}, 'pg', { query: 'select' })
 }
 
-/** An object of these fields, in which some are not as they should be. */
+/** Generates objects of these fields, some of which are malformed. */
 function input (names: string[], requiredKeys: string[] = [], ids = 0): fc.Arbitrary<unknown> {
   const usageId = fc.integer({ min: 1, max: ids + 1 }).map(String)
   const right = fc.record(Object.fromEntries(names.map(name => [name, often(name === 'usageId' ? usageId : fields[name]!)])), { requiredKeys })
@@ -77,14 +88,15 @@ const allowance = fc.oneof(
   }, { requiredKeys: ['credits', 'every'] }),
   fc.constant(null), anything)
 
-/** Calls of every method, near to what it wants and far from it. Ids up to `ids` are likely to be there. */
+/** Generates calls of every method, valid, nearly valid and malformed. Ids up to `ids` probably exist. */
 export function callsOf (ids: number): fc.Arbitrary<Call> {
   const id = often(fc.integer({ min: 1, max: ids }).map(String))
   const named = fc.oneof({ weight: 12, arbitrary: often(user) }, { weight: 1, arbitrary: fc.constant(undefined) })
   const call = (method: keyof Ledger, ...args: fc.Arbitrary<unknown>[]): fc.Arbitrary<Call> =>
     fc.tuple(...args).map(args => ({ method, args }))
   const optional = (...names: string[]) => fc.oneof(fc.constant(undefined), input(names))
-  const spend = ['userId', 'credits', 'operation', 'metadata', 'idempotencyKey']
+  const spend = ['userId', 'credits', 'operation', 'metadata', 'idempotencyKey', 'budget']
+  const page = fc.oneof(fc.constant(undefined), input(['limit']), fc.record({ limit: fc.integer({ min: 1, max: 5 }), cursor: budget }))
   return fc.oneof(
     call('deduct', input(spend, ['credits', 'operation'])),
     call('hold', input([...spend, 'ttl'], ['credits', 'operation'])),
@@ -96,10 +108,13 @@ export function callsOf (ids: number): fc.Arbitrary<Call> {
     call('refund', input(['userId', 'usageId', 'credits', 'reason', 'idempotencyKey'], ['usageId'], ids)),
     call('refund', input(['userId', 'deductKey', 'credits', 'reason', 'idempotencyKey'], ['deductKey'])),
     call('balance', named),
-    call('history', named, optional('days', 'limit', 'cursor')),
+    call('history', named, optional('days', 'limit', 'cursor', 'budget')),
     call('statement', named, optional('from', 'to', 'limit', 'cursor', 'client')),
     call('setAllowance', named, allowance, optional('client')),
     call('setOverdraft', named, often(fields.credits!), optional('client')),
+    call('setBudget', named, often(budget), input(['within', 'day', 'week', 'month', 'total']), optional('client')),
+    call('removeBudget', named, often(budget), optional('client')),
+    call('budgets', named, page),
     call('reconcile', named, optional('batch')))
 }
 
@@ -114,7 +129,7 @@ const option = fc.record({
   prepare: fc.oneof(fc.boolean(), anything)
 }, { requiredKeys: [] })
 
-/** Options of a ledger, near to what it wants and far from it. */
+/** Generates options of a ledger, valid, nearly valid and malformed. */
 export const options: fc.Arbitrary<unknown> = fc.oneof(
   option, anything,
   fc.tuple(option, hardString, anything).map(([option, name, value]) => Object.fromEntries([...Object.entries(option), [name, value]])))

@@ -1,19 +1,19 @@
 import assert from 'node:assert'
 import Fastify from 'fastify'
 
-/** A reply, however it has come. */
+/** A reply, over HTTP or from `inject`. */
 export interface Reply {
   status: number
   headers: Record<string, unknown>
   body: string
 }
 
-/** Throws unless a reply to `method` on `route` (undefined: before any route was found) is as the document says. */
+/** Throws if a reply to `method` on `route` is not what the document says; `route` is undefined if none was found. */
 export type Check = (method: string, route: string | undefined, reply: Reply) => void
 
-// What Fastify and Node.js answer before there is a route, and so no document could list: a path that is no URL or has
-// a parameter over 100 characters, and a request that is no HTTP. Where no route is found the host's own parser reads the
-// body, and may refuse it, before the answer is 404.
+// Replies that Fastify and Node.js send before a route is found, so no document can list them: the path is no URL, a
+// parameter has over 100 characters, or the request is not HTTP. If no route is found, the host's own parser reads the body
+// before the reply 404, and may refuse it.
 const BEFORE_ROUTING: Record<number, RegExp> = {
   400: /^(FST_ERR_BAD_URL|FST_ERR_CTP_\w+|Bad Request)$/,
   404: /^Not Found$/,
@@ -25,7 +25,7 @@ const BEFORE_ROUTING: Record<number, RegExp> = {
   431: /^Request Header Fields Too Large$/
 }
 
-/** A check against an OpenAPI document. What the document does not mention, a reply must not have. */
+/** Returns a check against an OpenAPI document. A reply must not have anything that the document does not mention. */
 export async function buildCheck (document: any): Promise<Check> {
   const compile = await compiler({ $id: 'document', ...closed(document) })
   const validators = new Map<string, ReturnType<typeof compile>>()
@@ -38,12 +38,13 @@ export async function buildCheck (document: any): Promise<Check> {
   return (method, route, { status, headers, body }) => {
     assert(status < 500, `${status}: ${body}`)
     if (route === undefined || route === 'none') return beforeRouting(status, body)
-    const path = route.replaceAll(/:(\w+)/g, '{$1}')
+    const path = route.replaceAll(/:(\w+)/g, '{$1}').replace(/\*$/, '{budget}') // the document has one path for both
     const verb = method === 'HEAD' ? 'get' : method.toLowerCase()
     const operation = document.paths[path]?.[verb]
     assert(operation, `${method} ${path} is not in the document`)
     assert(operation.responses[status], `${status} of ${method} ${path} is not in the document: ${body}`)
     if (method === 'HEAD') return assert.strictEqual(body, '')
+    if (status === 204) return assert.deepStrictEqual([body, headers['content-type']], ['', undefined])
     assert.match(String(headers['content-type']), /^application\/json; charset=utf-8$/)
     const valid = validatorOf(['paths', path, verb, 'responses', `${status}`, 'content', 'application/json', 'schema'])
     const value = JSON.parse(body)
@@ -63,7 +64,7 @@ function beforeRouting (status: number, body: string): void {
 
 type Validator = ((value: unknown) => boolean) & { errors?: unknown }
 
-// Fastify brings a validator, which here must neither bend nor drop anything.
+// Fastify's own validator, but without coercing values or removing fields.
 async function compiler (schema: object): Promise<(schema: object) => Validator> {
   const app = Fastify({ ajv: { customOptions: { strict: false, coerceTypes: false, removeAdditional: false } } })
   app.addSchema(schema)

@@ -1,14 +1,14 @@
 import fc from 'fast-check'
 
-/** What is said on one connection. */
+/** The bytes that a client sends on one connection. */
 export interface Conversation {
   title: string
-  /** What is written, with pauses between where `slow`. */
+  /** The parts that are written one by one; with pauses between them if `slow`. */
   parts: Buffer[]
   slow: boolean
-  /** How many requests it is made of, whole or not. */
+  /** How many requests they are, complete or not. */
   requests: number
-  /** How many answers there must be, where that is certain. */
+  /** How many replies there must be; undefined if that is not certain. */
   answers: number | undefined
 }
 
@@ -28,7 +28,7 @@ const HEAD = `POST ${PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json
 const deduct = fc.record({ user_id: fc.constantFrom(...users), credits: fc.integer({ min: 1, max: 9 }), operation: fc.constantFrom('chat', 'ünï') })
   .map(body => JSON.stringify(body))
 
-/** A request with a body, its length as said. */
+/** Returns a request with a body and this content-length. */
 function post (body: string | Buffer, headers = '', length = `${Buffer.byteLength(body)}`): Buffer {
   return Buffer.concat([Buffer.from(`${HEAD}${headers}Content-Length: ${length}${END}`), Buffer.from(body)])
 }
@@ -37,14 +37,14 @@ const CLOSE = 'Connection: close\r\n'
 const READ = Buffer.from(`GET /api/credits?user_id=ann HTTP/1.1\r\nHost: x${END}`)
 const LAST = Buffer.from(`GET /api/credits HTTP/1.1\r\nHost: x\r\n${CLOSE}\r\n`)
 
-// Requests that leave the connection open, so that each has its answer.
+// Requests that leave the connection open, so each has a reply.
 const whole = fc.oneof(
   { weight: 4, arbitrary: deduct.map(body => post(body)) },
   { weight: 2, arbitrary: fc.tuple(deduct, fc.integer({ min: 1, max: 20 })).map(([body, key]) => post(body, `Idempotency-Key: p${key}\r\n`)) },
   { weight: 1, arbitrary: fc.constantFrom('{"credits":0,"operation":"chat"}', '{"credits":1}', '[]', '1', 'null', '{"user_id":5}').map(body => post(body)) },
   { weight: 1, arbitrary: fc.constant(READ) })
 
-// Requests whose refusal may close it.
+// Requests whose refusal may close the connection.
 const half = fc.oneof(
   fc.constantFrom('{', '{"credits":', '\0', '{"credits":1,"operation":"a"}}', '', '{"__proto__":{},"credits":1,"operation":"a"}').map(body => post(body)),
   deduct.map(body => post(body, 'Content-Type: text/plain\r\n')),
@@ -126,7 +126,7 @@ const speech: fc.Arbitrary<Speech> = fc.oneof(
   { weight: 6, arbitrary: pipelined }, { weight: 3, arbitrary: mixed }, { weight: 2, arbitrary: truncated }, { weight: 2, arbitrary: chunked },
   badlyChunked, wrongLength, smuggled, badUtf8, oddHeaders, noHttp, large, atLimit)
 
-/** Conversations with the gateway, whole and broken ones; a third of them slow. */
+/** Generates conversations with the gateway, complete and broken ones. A third of them are slow. */
 export const conversation: fc.Arbitrary<Conversation> = fc.tuple(
   speech, fc.boolean(), fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 1, maxLength: 6 })
 ).map(([{ title, text, requests, answers }, slow, places]) => {

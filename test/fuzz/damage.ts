@@ -1,13 +1,13 @@
 import fc from 'fast-check'
 import { hardString } from './values.js'
 
-// What a careless or a hostile client makes of the text of a request.
+// The text of requests as a careless or a hostile client sends it.
 
 const BODY_LIMIT = 65_536
 
 const bytes = fc.uint8Array({ minLength: 1, maxLength: 4 }).map(part => Buffer.from(part))
 
-/** Bodies made of JSON texts, and most of them not JSON any more. */
+/** Generates bodies from JSON texts. Most of them are damaged, and no longer JSON. */
 export function damagedBody (json: fc.Arbitrary<string>): fc.Arbitrary<Buffer> {
   const place = fc.double({ min: 0, max: 1, noNaN: true })
   const at = (text: Buffer, part: number) => Math.floor(text.length * part)
@@ -33,7 +33,7 @@ export function damagedBody (json: fc.Arbitrary<string>): fc.Arbitrary<Buffer> {
   )
 }
 
-/** Queries that are not what they seem. */
+/** Generates misleading and malformed queries. */
 export function damagedQuery (query: fc.Arbitrary<string>): fc.Arbitrary<string> {
   return fc.tuple(query, fc.oneof(fc.constantFrom(
     'user_id=ben', 'user_id=', 'user_id', 'user_id[]=ben', 'user_id[a]=ben', 'user_id.a=ben', '%75ser_id=ben', 'userid=ben', '__proto__=ben',
@@ -42,11 +42,13 @@ export function damagedQuery (query: fc.Arbitrary<string>): fc.Arbitrary<string>
   ), hardString.map(text => encodeURIComponent(text.toWellFormed())))).map(([query, more]) => `${query}&${more}`)
 }
 
-/** Paths that lead elsewhere, or only seem to. */
+const PARAMETER = /\{\w+\}/
+
+/** Generates paths that lead to another route, or only seem to. */
 export function damagedPath (path: string): fc.Arbitrary<string> {
   return fc.constantFrom(
     `${path}/`, `/${path}`, `${path}//`, path.toUpperCase(), path.replace('credits', '%63redits'), path.replace('/credits', '%2Fcredits'),
     `${path}%00`, `${path}%`, `${path}%FF`, `${path}/../credits`, `${path}/%2e%2e/credits`, `${path};user_id=ben`, `${path}#x`,
-    path.replaceAll('/', '\\'), `${path}/${'x'.repeat(200)}`, '/', '*', `${path}.json`, path.replace('{id}', ''), path.replace('{id}', 'x'.repeat(101))
+    path.replaceAll('/', '\\'), `${path}/${'x'.repeat(200)}`, '/', '*', `${path}.json`, path.replace(PARAMETER, ''), path.replace(PARAMETER, 'x'.repeat(101))
   )
 }

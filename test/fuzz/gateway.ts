@@ -4,39 +4,47 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Test } from 'tap'
 import { strictValidator } from '../../src/http/validation.js'
 import credits, { type FastifyAiCreditsOptions, type Identity } from '../../src/index.js'
-import { Credits, UserId } from '../../src/ledger/fields.js'
+import { ChargedBudget, Credits, UserId } from '../../src/ledger/input/fields.js'
 import { buildHost, defaults } from '../helper/app.js'
 import { buildCheck, type Check } from './conformance.js'
 import { PATIENCE } from './settings.js'
 import type { Kind } from './shadow.js'
+import { users } from './values.js'
 
-/** The header in which the fuzzed gateways tell which route has answered: nothing that a client could guess at. */
+/** The header in which the fuzzed gateways say which route has replied. No client sends it. */
 export const ROUTE = 'x-fuzz-route'
 
-/** What a service sends to be let through to the management routes. */
+/** The headers by which a service may use the management routes. */
 export const SERVICE = { 'x-service': 'yes' }
 
-/** A gateway under fire. */
+/** A gateway that is fuzzed. */
 export interface Gateway {
   title: string
   app: FastifyInstance
   /** The OpenAPI document of all its routes. */
   document: any
   check: Check
-  /** What the account is of a request that names none: of the one in `identity`, or of everybody. */
+  /** Returns the account of a request without `user_id`: that of `identity`, or the default one. */
   accountOf: (identity: string | undefined) => string | undefined
+  /** Returns the budget that `identity` is bound to; undefined: none. */
+  budgetOf: (identity: string | undefined) => string | undefined
 }
 
 const manage: FastifyAiCreditsOptions = {
   management: { authorize: request => request.headers['x-service'] === SERVICE['x-service'] }
 }
 
-const identify = (request: FastifyRequest): Identity =>
-  request.headers['x-user'] === 'service' ? { any: true } : request.headers['x-user'] as string | undefined
+// The header has a user id, or a user id and the budget that the client is bound to.
+const identify = (request: FastifyRequest): Identity => {
+  const user = request.headers['x-user'] as string | undefined
+  if (user === 'service') return { any: true }
+  const [userId, budget] = user?.split('/') ?? []
+  return budget === undefined ? userId : { userId: userId!, budget }
+}
 
 const PLENTY = 1_000_000_000
 
-/** The gateways that are fuzzed, by what they are registered with. */
+/** The options of the gateways that are fuzzed, by their titles. */
 export const settings: Record<string, FastifyAiCreditsOptions> = {
   plain: { allowance: PLENTY, historyLimit: 3 },
   managed: { allowance: PLENTY, historyLimit: 3, ...manage },
@@ -45,36 +53,54 @@ export const settings: Record<string, FastifyAiCreditsOptions> = {
 }
 
 interface WorkRoute {
-  Body: { user_id: string, credits: number }
+  Body: { user_id: string, credits: number, budget?: string }
 }
 
-/** A route of the gateway's own that is charged, as much as its body says, before it replies; it tells what its hold was. */
+/** Adds a charged route of the host. It pays what its body says, before it replies, and its reply has the hold's id. */
 async function addRoutes (app: FastifyInstance): Promise<void> {
-  const body = Type.Object({ user_id: UserId, credits: Credits }, { additionalProperties: false })
+  const body = Type.Object({ user_id: UserId, credits: Credits, budget: Type.Optional(ChargedBudget) }, { additionalProperties: false })
   const refusal = Type.Object({
     statusCode: Type.Integer(), code: Type.String(), error: Type.String(), message: Type.String()
   })
-  const insufficient = Type.Composite([refusal, Type.Object({
+  const unpaid = Type.Composite([refusal, Type.Object({
     credits: Type.Object({ available: Type.Integer(), total: Type.Integer(), used: Type.Integer(), held: Type.Integer() }),
-    required: Type.Integer()
+    required: Type.Integer(),
+    budget: Type.Optional(Type.String()),
+    period: Type.Optional(Type.String()),
+    limit: Type.Optional(Type.Integer()),
+    used: Type.Optional(Type.Integer()),
+    held: Type.Optional(Type.Integer()),
+    resetsAt: Type.Optional(Type.Unsafe({ type: ['string', 'null'], format: 'date-time' }))
   })])
   const answer = Type.Object({ id: Type.String(), user_id: Type.String(), credits: Type.Integer() })
   const asked = ({ body }: FastifyRequest) => body as WorkRoute['Body']
   app.post<WorkRoute>('/work', {
-    schema: { body, response: { 200: answer, 402: insufficient, 400: refusal, 413: refusal, 415: refusal } },
+    schema: { body, response: { 200: answer, 402: unpaid, 404: refusal, 400: refusal, 413: refusal, 415: refusal } },
     validatorCompiler: strictValidator({ body }),
     config: {
       credits: {
         operation: 'work',
         cost: request => asked(request).credits,
         user: request => asked(request).user_id,
+        budget: request => asked(request).budget,
         capture: 'before'
       }
     }
   }, async request => ({ id: request.credits!.holdId, user_id: request.credits!.userId, credits: request.body.credits }))
 }
 
-/** What an accepted POST to a route of this ending has written. */
+/** Gives most accounts budgets in three levels, the last of which are made by a template, and returns the accounts. */
+export async function setBudgets ({ app }: Gateway): Promise<string[]> {
+  const some = users.slice(0, -2)
+  for (const userId of some) {
+    await app.credits.setBudget(userId, 'team', { month: 5000 })
+    await app.credits.setBudget(userId, 'member', { within: 'team', day: 300, week: 2000 })
+    await app.credits.setBudget(userId, 'key:*', { within: 'member', day: 100, total: 1000 })
+  }
+  return some
+}
+
+/** The kinds of rows that an accepted POST has written, by the end of its route. */
 export const writes: Array<[ending: string, ...kinds: Kind[]]> = [
   ['/credits/deduct', 'deduct'],
   ['/credits/holds', 'hold'],
@@ -84,7 +110,7 @@ export const writes: Array<[ending: string, ...kinds: Kind[]]> = [
   ['/work', 'hold', 'capture']
 ]
 
-/** Builds one of `settings`, closed after the test. `watch` adds hooks of a test's own. */
+/** Builds the gateway of one of `settings`. It is closed after the test. `watch` may add hooks to it. */
 export async function buildFuzzed (t: Test, title: string, watch: (app: FastifyInstance) => void = () => {}): Promise<Gateway> {
   const options = settings[title]!
   const app = await buildHost(t, { server: { pluginTimeout: PATIENCE } })
@@ -101,6 +127,7 @@ export async function buildFuzzed (t: Test, title: string, watch: (app: FastifyI
     app,
     document,
     check: await buildCheck(document),
-    accountOf: identity => options.identify === undefined ? defaultUser ?? undefined : identity
+    accountOf: identity => options.identify === undefined ? defaultUser ?? undefined : identity?.split('/')[0],
+    budgetOf: identity => options.identify === undefined ? undefined : identity?.split('/')[1]
   }
 }

@@ -8,11 +8,13 @@ import { buildHost, defaults } from '../helper/app.js'
 import { callsOf, options, type Call } from './calls.js'
 import { allowTime, PATIENCE, seed, share, thorough } from './settings.js'
 import { Shadow, type Kind } from './shadow.js'
+import { users } from './values.js'
 
 const BATCH = 300
 const TOGETHER = 25
 
-const refusals = ['INVALID', 'INSUFFICIENT', 'NOT_FOUND', 'HOLD_CLOSED', 'GRANT_CLOSED', 'REFUND_EXCEEDS', 'IDEMPOTENCY_CONFLICT']
+const refusals = ['INVALID', 'INSUFFICIENT', 'NOT_FOUND', 'HOLD_CLOSED', 'GRANT_CLOSED', 'REFUND_EXCEEDS', 'IDEMPOTENCY_CONFLICT',
+  'BUDGET_EXCEEDED', 'BUDGET_IN_USE']
   .map(code => `FST_CREDITS_${code}`)
 
 const kinds = ['deduct', 'capture', 'refund', 'hold', 'grant']
@@ -24,6 +26,11 @@ t.test(`calls of every method (FUZZ_SEED=${seed})`, async t => {
   const ledger = createLedger(app.pg.pool, { ...defaults, allowance: 1_000_000, timeout: PATIENCE })
   await ledger.migrate()
   const shadow = new Shadow()
+  for (const user of users) {
+    shadow.name(user)
+    await ledger.setBudget(user, 'team', { month: 100_000 })
+    for (const template of ['key:*', 'ünï😀:*']) await ledger.setBudget(user, template, { within: 'team', day: 3000 })
+  }
   const total = share(0.15)
   const seen: Record<string, number> = {}
   for (let made = 0, batch = 0; made < total; batch++) {
@@ -64,10 +71,10 @@ async function make (ledger: Ledger, shadow: Shadow, seen: Record<string, number
   }
   shadow.accepted++
   seen[method] = (seen[method] ?? 0) + 1
-  const userId = answer.userId ?? named ?? 'default_user'
+  const userId = answer?.userId ?? named ?? 'default_user'
   if (named !== undefined) assert.strictEqual(userId, named, 'the account that was named')
   shadow.name(userId)
-  if (kinds.includes(method) && !answer.replayed) shadow.accept(method as Kind, userId, answer.credits)
+  if (kinds.includes(method) && !answer.replayed) shadow.accept(method as Kind, userId, answer.credits, (args[0] as any).budget)
 }
 
 // The account that a call names, if it does.

@@ -4,20 +4,20 @@ import { ROUTE, writes, type Gateway } from './gateway.js'
 import type { Sent } from './requests.js'
 import type { Shadow } from './shadow.js'
 
-/** A request with what it was answered. */
+/** A request and its reply. */
 export interface Exchange {
   sent: Sent
   reply: Reply
 }
 
-/** Checks one reply against the document, and tells the shadow what it means. */
-export function judge (gateway: Gateway, shadow: Shadow, holds: Map<string, string>, { sent, reply }: Exchange): void {
+/** Checks one reply against the document, and records in the shadow what it means. */
+export function checkExchange (gateway: Gateway, shadow: Shadow, holds: Map<string, string>, { sent, reply }: Exchange): void {
   const route = reply.headers[ROUTE] as string | undefined
   gateway.check(sent.method, route, reply)
   if (route === undefined || route === 'none') return
   const account = accountOf(gateway, sent, route)
   if (mayCreate(reply, route) && account !== undefined) shadow.name(account)
-  if (reply.status !== 200) {
+  if (reply.status >= 300) {
     shadow.refused++
     return
   }
@@ -31,16 +31,17 @@ export function judge (gateway: Gateway, shadow: Shadow, holds: Map<string, stri
   const key = route === '/work' ? undefined : sent.headers['idempotency-key']
   if (key !== undefined) shadow.answerTo([kind, owner, answer.hold_id, key], reply.body)
   const credits = kind === 'deduct' ? bodyOf(sent).credits : answer.credits
-  if (reply.headers['idempotency-replayed'] === undefined) for (const made of kinds) shadow.accept(made, owner, credits)
-  else assert.strictEqual(reply.headers['idempotency-replayed'], 'true')
+  if (reply.headers['idempotency-replayed'] !== undefined) return assert.strictEqual(reply.headers['idempotency-replayed'], 'true')
+  const bound = kind === 'deduct' ? gateway.budgetOf(sent.headers['x-user']) : undefined
+  for (const made of kinds) shadow.accept(made, owner, credits, bound ?? bodyOf(sent).budget)
 }
 
-// A refused request may open its account: where it came as far as the ledger.
+// Returns true if a refused request may have created its account: if it came as far as the ledger.
 function mayCreate ({ status }: Reply, route: string): boolean {
-  return [200, 402, 404, 409].includes(status) || (status === 400 && route.endsWith('/grants'))
+  return [200, 204, 402, 404, 409].includes(status) || (status === 400 && /\/(grants|budgets\/[^/]+)$/.test(route))
 }
 
-// The account that the request named is the one that was answered for; of a hold that was not named, the holder.
+// Returns the account in the reply, which must be the one that the request named; otherwise the account of the hold.
 function ownerOf (answer: any, account: string | undefined, holds: Map<string, string>): string {
   if (answer.hold_id !== undefined) {
     assert.strictEqual(answer.user_id, holds.get(answer.hold_id), 'the account of the hold')
@@ -52,9 +53,9 @@ function ownerOf (answer: any, account: string | undefined, holds: Map<string, s
 }
 
 function accountOf (gateway: Gateway, sent: Sent, route: string): string | undefined {
-  const named = sent.method === 'POST' ? bodyOf(sent)?.user_id : new URLSearchParams(queryOf(sent.url)).get('user_id') ?? undefined
+  const named = ['POST', 'PUT'].includes(sent.method) ? bodyOf(sent)?.user_id : new URLSearchParams(queryOf(sent.url)).get('user_id') ?? undefined
   const user = sent.headers['x-user']
-  const bound = /\/credits(\/deduct)?$/.test(route) && user !== 'service'
+  const bound = /\/credits(\/deduct|\/check|\/budgets)?$/.test(route) && user !== 'service'
   const own = gateway.accountOf(bound ? user : undefined)
   return gateway.title === 'identified' && bound ? own : named ?? own
 }

@@ -3,7 +3,7 @@ import type { Reply } from './conformance.js'
 const END = '\r\n\r\n'
 const NOTHING = '0\r\n\r\n' // in chunks, as Node.js itself refuses a request without a Host
 
-/** The replies in what a connection has received; the last one may be cut off, and does not count then. */
+/** Returns the replies in the bytes that a connection has received. The last one is left out if it is cut off. */
 export function parseReplies (received: Buffer): Reply[] {
   const replies: Reply[] = []
   for (let rest = received; ;) {

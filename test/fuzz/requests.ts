@@ -1,9 +1,9 @@
 import fc from 'fast-check'
 import { damagedBody, damagedPath, damagedQuery } from './damage.js'
 import { SERVICE } from './gateway.js'
-import { hardJson, hardString, users } from './values.js'
+import { budgets, hardJson, hardString, users } from './values.js'
 
-/** A request as it is sent. */
+/** A request that a fuzzer sends. */
 export interface Sent {
   method: string
   /** Path and query, encoded. */
@@ -22,17 +22,25 @@ const often = <T>(value: fc.Arbitrary<T>, ...others: fc.Arbitrary<T>[]) => fc.on
 const cursor = fc.tuple(fc.constantFrom('2026-01-01', '2026-02-30', '9999-12-31', 'x'), fc.integer(), hardString, fc.constantFrom('0'.repeat(64), 'x'))
   .map(position => Buffer.from(JSON.stringify(position)).toString('base64url'))
 
-// What the document cannot say: which accounts, keys and ids there are to be met.
+// Many that are there or can be made, some that are not, and templates, which some fields take and others do not.
+const budget = often<string>(fc.constantFrom(...budgets), fc.constantFrom('nothing', 'kind:x', 'KEY:K1', 'key:k1 ', 'key:*', 'team:*', ':*', '*', 'key:', ':'))
+
+const limitOfPeriod = fc.oneof(fc.integer({ min: 0, max: 60 }), fc.integer({ min: 0, max: 20_000 }))
+
+// What the document cannot say: which accounts, budgets, keys and ids exist.
 const namedFields = (ids: number): Record<string, fc.Arbitrary<unknown>> => ({
   user_id: fc.constantFrom(...users),
   usage_id: fc.integer({ min: 1, max: ids }).map(String),
   deduct_key: fc.constantFrom(...keys),
   credits: fc.oneof(fc.integer({ min: 1, max: 12 }), fc.integer({ min: 1, max: 2000 })),
-  cursor: fc.oneof(cursor, fc.integer({ min: 0, max: 5 }).map(String)),
+  budget,
+  within: fc.oneof(fc.constantFrom('team', 'member'), budget),
+  ...Object.fromEntries(['day', 'week', 'month', 'total'].map(period => [period, limitOfPeriod])),
+  cursor: fc.oneof(cursor, fc.integer({ min: 0, max: 5 }).map(String), budget),
   limit: fc.integer({ min: 1, max: 200 }).map(String)
 })
 
-/** A value as its schema wants it. */
+/** Generates values that match a schema. */
 function valueOf (name: string, schema: any, named: Record<string, fc.Arbitrary<unknown>>): fc.Arbitrary<unknown> {
   if (named[name] !== undefined) return named[name]
   if (schema.enum !== undefined) return fc.constantFrom(...schema.enum)
@@ -43,7 +51,7 @@ function valueOf (name: string, schema: any, named: Record<string, fc.Arbitrary<
   return fc.constantFrom('chat', 'video_generation', 'ünï', "o'hara")
 }
 
-/** Fields as the document wants them, or one of them as it does not. */
+/** Generates fields that match the document, or of which one does not. */
 function fieldsOf (properties: Record<string, any>, required: string[], named: Record<string, fc.Arbitrary<unknown>>) {
   const right = fc.record(
     Object.fromEntries(Object.entries(properties).map(([name, schema]) => [name, valueOf(name, schema, named)])),
@@ -54,7 +62,7 @@ function fieldsOf (properties: Record<string, any>, required: string[], named: R
   return fc.oneof({ weight: 16, arbitrary: right }, { weight: 6, arbitrary: wrong }, { weight: 1, arbitrary: less })
 }
 
-// Not assigned: '__proto__' is a name like any other here.
+// The fields are not assigned, because '__proto__' is a name like any other here.
 const defined = (fields: object, name: string, value: unknown): object =>
   Object.fromEntries([...Object.entries(fields), [name, value]])
 
@@ -71,7 +79,7 @@ const oddHeader = fc.tuple(fc.constantFrom(
 
 const headersOf = (ids: boolean) => fc.tuple(
   contentType, idempotencyKey, often(fc.constant(true), fc.constant(false)),
-  fc.oneof(fc.constantFrom('ann', 'ben', 'service'), fc.constantFrom('ann', 'service', '__proto__', undefined)), fc.option(oddHeader, { freq: 6 })
+  fc.oneof(fc.constantFrom('ann', 'ben', 'service'), fc.constantFrom('ann', 'service', '__proto__', undefined), fc.constantFrom(...bound)), fc.option(oddHeader, { freq: 6 })
 ).map(([type, key, service, user, odd]) => Object.fromEntries([
   ...ids && type !== undefined ? [['content-type', type]] : [],
   ...key !== undefined ? [['idempotency-key', key]] : [],
@@ -80,9 +88,11 @@ const headersOf = (ids: boolean) => fc.tuple(
   ...odd === null ? [] : [odd]
 ]) as Record<string, string>)
 
+const bound = ['ann/key:k1', 'ben/member', '__proto__/key:new', 'ann/nothing']
+
 const oddMethod = fc.constantFrom('HEAD', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'GET', 'POST')
 
-/** Requests for the operations of an OpenAPI document, and against them. Ids up to `ids` are likely to be there. */
+/** Generates valid and invalid requests for the operations of an OpenAPI document. Ids up to `ids` probably exist. */
 export function requestsOf (document: any, ids: number): fc.Arbitrary<Sent> {
   const named = namedFields(ids)
   const operations = Object.entries<any>(document.paths).flatMap(([path, methods]) =>
@@ -93,8 +103,8 @@ export function requestsOf (document: any, ids: number): fc.Arbitrary<Sent> {
 function operationRequests (
   path: string, method: string, { parameters = [], requestBody }: any, named: Record<string, fc.Arbitrary<unknown>>, ids: number
 ): fc.Arbitrary<Sent> {
-  const id = often<string>(fc.integer({ min: 1, max: ids }).map(String), hardString)
-  const url = fc.tuple(often(fc.constant(path), damagedPath(path)), id).map(([path, id]) => path.replace('{id}', encode(id)))
+  const id = often<string>(path.includes('{budget}') ? budget : fc.integer({ min: 1, max: ids }).map(String), hardString)
+  const url = fc.tuple(often(fc.constant(path), damagedPath(path)), id).map(([path, id]) => path.replace(/\{\w+\}/, encode(id)))
   const query = parameters.filter((parameter: any) => parameter.in === 'query')
   const schema = requestBody?.content['application/json'].schema
   return fc.record({

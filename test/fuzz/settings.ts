@@ -1,18 +1,18 @@
 import type { Test } from 'tap'
 
-/** How many requests and calls there are in all: FUZZ_REQUESTS, or what takes seconds. */
+/** How many requests and calls there are in all: FUZZ_REQUESTS, or a number that takes seconds. */
 export const requests = Number(process.env.FUZZ_REQUESTS ?? 2500)
 
-/** Where their random numbers begin: FUZZ_SEED, or another one each time. Tests print it. */
+/** The seed of their random numbers: FUZZ_SEED, or another one each time. Tests print it. */
 export const seed = Number(process.env.FUZZ_SEED ?? Date.now() % 2 ** 31)
 
-/** Whether there are enough for everything to have come up. */
+/** Whether there are enough for every case to occur. */
 export const thorough = requests >= 100_000
 
-/** How many of them a fuzzer makes. */
+/** Returns how many of them a fuzzer makes. */
 export const share = (part: number) => Math.ceil(requests * part)
 
-/** Gives a test file the time that its share takes on a slow machine. */
+/** Gives a test file enough time for a slow machine. */
 export function allowTime (t: Test): void {
   const timeout = 120_000 + requests * 10
   t.setTimeout(timeout)

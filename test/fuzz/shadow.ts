@@ -2,21 +2,29 @@ import assert from 'node:assert'
 import type { FastifyInstance } from 'fastify'
 import type { Queryable } from '../../src/index.js'
 
-/** What an accepted request has written. */
+/** The kind of rows that an accepted request has written. */
 export type Kind = 'deduct' | 'capture' | 'refund' | 'hold' | 'grant'
 
-/** What was accepted on one account of one kind. */
+/** The accepted requests of one kind on one account. */
 interface Sum {
   count: number
   credits: number
 }
 
-// The rows that only an accepted request writes; what time does by itself is elsewhere.
+// Counts the rows that only an accepted request writes, not those that lapse, expiry or renewal write.
 const WRITTEN = `
   select user_id, kind, count(*)::integer as count, sum(abs(credits_used))::varchar as credits
   from ai_credit_usage group by user_id, kind
   union all
   select user_id, 'hold', count(*)::integer, sum(credits)::varchar from ai_credit_holds group by user_id
+  union all
+  select user_id, kind || ' in ' || budgets[1], count(*)::integer, sum(credits)::varchar
+  from (
+    select user_id, kind, credits_used as credits, budgets from ai_credit_usage where kind = 'deduct'
+    union all
+    select user_id, 'hold', credits, budgets from ai_credit_holds
+  ) charge
+  where budgets is not null group by user_id, kind, budgets[1]
   union all
   select user_id, kind, count(*)::integer, sum(credits)::varchar
   from ai_credit_grants where kind = 'grant' group by user_id, kind`
@@ -28,8 +36,8 @@ const ACCOUNTS = `
   from ai_credits account`
 
 /**
- * Counts what requests were told to have done, beside the database: whatever else is written there was written by a
- * request that was refused, or to an account that nobody named.
+ * Counts what the accepted requests should have written. If the database holds anything else, a refused request has written
+ * it, or it belongs to an account that nobody named.
  */
 export class Shadow {
   readonly #sums = new Map<string, Sum>()
@@ -38,19 +46,19 @@ export class Shadow {
   accepted = 0
   refused = 0
 
-  /** An account that a request named, whatever it was answered. */
+  /** Notes an account that a request named, whatever the reply. */
   name (userId: string): void {
     this.#named.add(userId)
   }
 
-  /** A request that was accepted, for the first time. */
-  accept (kind: Kind, userId: string, credits: number): void {
+  /** Notes a request that was accepted, and that is no replay. `budget`: the one in which it counts. */
+  accept (kind: Kind, userId: string, credits: number, budget?: string): void {
     this.name(userId)
-    const { count, credits: before } = this.#sum(userId, kind)
-    this.#sums.set(JSON.stringify([userId, kind]), { count: count + 1, credits: before + credits })
+    this.#add(userId, kind, credits)
+    if (budget !== undefined && (kind === 'deduct' || kind === 'hold')) this.#add(userId, `${kind} in ${budget}`, credits)
   }
 
-  /** The answers to one key of one account are all the same. */
+  /** Asserts that all replies to one key of one account are equal. */
   answerTo (scope: unknown[], body: string): void {
     const place = JSON.stringify(scope)
     const earlier = this.#answers.get(place)
@@ -58,7 +66,7 @@ export class Shadow {
     else assert.strictEqual(body, earlier, `the answers to ${place}`)
   }
 
-  /** The database holds what was accepted, on the accounts that were named, and nothing else. */
+  /** Asserts that the database holds what was accepted, on the accounts that were named, and nothing else. */
   async compare (db: Queryable): Promise<void> {
     const { rows } = await db.query(WRITTEN)
     const written = rows.map(({ user_id: userId, kind, count, credits }) =>
@@ -75,12 +83,17 @@ export class Shadow {
     if (!aged) assert.strictEqual(Number(given), granted, `what ${JSON.stringify(userId)} was given`)
   }
 
-  #sum (userId: string, kind: Kind): Sum {
+  #add (userId: string, what: string, credits: number): void {
+    const { count, credits: before } = this.#sum(userId, what)
+    this.#sums.set(JSON.stringify([userId, what]), { count: count + 1, credits: before + credits })
+  }
+
+  #sum (userId: string, kind: string): Sum {
     return this.#sums.get(JSON.stringify([userId, kind])) ?? { count: 0, credits: 0 }
   }
 }
 
-/** At the end every account adds up. */
+/** Asserts that every account reconciles. */
 export async function reconcile (app: FastifyInstance): Promise<number> {
   const { ok, accounts, differences } = await app.credits.reconcile()
   assert.deepStrictEqual({ ok, differences }, { ok: true, differences: [] })

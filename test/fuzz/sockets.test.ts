@@ -12,8 +12,8 @@ import { reconcile, Shadow } from './shadow.js'
 
 const BATCH = 100
 const TOGETHER = 25
-const PAUSE = 3 // milliseconds between the parts of a slow one
-const SILENCE = 50 // milliseconds after which a gateway that is waiting for more is left
+const PAUSE = 3 // milliseconds between the parts of a slow conversation
+const SILENCE = 50 // milliseconds without a reply, after which the client closes the connection
 
 allowTime(t)
 
@@ -45,27 +45,27 @@ t.test(`conversations over raw sockets (FUZZ_SEED=${seed})`, async t => {
   t.ok(shadow.accepted > total / 20, 'many were accepted')
 })
 
-// A client that is cut off is not told what it was charged: the gateway itself tells. A request whose body has arrived is
-// under way until it is answered.
+// The gateway itself records what it has charged, because a client that is cut off gets no reply. A request is under way
+// from the arrival of its body until its reply.
 function watch (app: FastifyInstance, shadow: Shadow, underWay: Set<FastifyRequest>): void {
   app.addHook('preHandler', async request => { underWay.add(request) })
   app.addHook('onSend', async (request, reply) => {
     underWay.delete(request)
-    const { user_id: userId = 'default_user', credits } = { ...request.query as object, ...request.body as object } as Record<string, any>
+    const { user_id: userId = 'default_user', credits, budget } = { ...request.query as object, ...request.body as object } as Record<string, any>
     if (reply.statusCode !== 200) return
     shadow.name(userId)
     if (request.method !== 'POST' || reply.getHeader('idempotency-replayed') !== undefined) return
     shadow.accepted++
-    shadow.accept('deduct', userId, credits)
+    shadow.accept('deduct', userId, credits, budget)
   })
 }
 
-/** Says what there is to say, checks each answer against the document, and tells the statuses. */
+/** Sends a conversation, checks each reply against the document, and returns the statuses. */
 async function talk (gateway: Gateway, { parts, slow, answers }: Conversation): Promise<number[]> {
   const socket = connect((gateway.app.server.address() as AddressInfo).port, '127.0.0.1')
   const received: Buffer[] = []
   const closed = new Promise<true>(resolve => socket.on('close', () => resolve(true)))
-  socket.on('error', () => {}) // the gateway may hang up in the middle
+  socket.on('error', () => {}) // the gateway may close the connection early
   socket.on('data', data => received.push(data))
   for (const part of parts) {
     socket.write(part)

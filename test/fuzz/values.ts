@@ -1,7 +1,13 @@
 import fc from 'fast-check'
 
-/** Accounts that are used over and over, a few of them hard to write. */
+/** Accounts that are used again and again. Some of them are hard to encode. */
 export const users = ['ann', 'ben', 'cleo', "o'hara", 'ünï😀', 'a b+c%d&e=f', '__proto__', 'x'.repeat(255)]
+
+/** Budgets that are used again and again; each `key:…` can be made by a template. */
+export const budgets = ['team', 'member', 'key:k1', 'key:k2', 'key:ünï😀', 'key:a/b%2Fc?d#e', `key:${'x'.repeat(251)}`]
+
+/** The same, and names that are a template, or harder. */
+export const budgetNames = [...budgets, 'ann', 'key:*', ':*', "o'hara:1", 'ünï😀:a:b', '__proto__', 'x'.repeat(255)]
 
 const SQL = [
   "'; drop table ai_credits; --", "' or 1=1 --", '$1', '\\', "\\'; select pg_sleep(10); --", '${process.exit()}', // eslint-disable-line no-template-curly-in-string
@@ -14,18 +20,18 @@ const HARD = [
   'x'.repeat(255), 'x'.repeat(256), '😀'.repeat(255), '😀'.repeat(256), 'x'.repeat(70_000)
 ]
 
-/** Strings that break what was written without care. */
+/** Generates strings that break careless code. */
 export const hardString: fc.Arbitrary<string> = fc.oneof(
   fc.constantFrom(...HARD), fc.constantFrom(...SQL), fc.string({ unit: 'binary', maxLength: 12 }), fc.string({ unit: 'grapheme', maxLength: 12 })
 )
 
-/** Numbers at every edge. */
+/** Generates numbers at every edge. */
 export const hardNumber: fc.Arbitrary<number> = fc.oneof(
   fc.constantFrom(0, -0, -1, 1, 1.5, 2 ** 31, 2 ** 53 - 1, 2 ** 53, -(2 ** 53), 1e16, 1e308, Number.MIN_VALUE, 1e21),
   fc.double({ noNaN: true, noDefaultInfinity: true }), fc.integer()
 )
 
-/** An object that a careless merge, or a recursion, does not survive. */
+/** Generates objects that break a careless merge or a recursion. */
 const hardObject: fc.Arbitrary<unknown> = fc.oneof(
   fc.constantFrom<unknown>(
     JSON.parse('{"__proto__":{"credits":1}}'), JSON.parse('{"constructor":{"prototype":{"x":1}}}'), { constructor: 'x' },
@@ -42,7 +48,7 @@ function nest (depth: number): unknown {
   return value
 }
 
-/** Whatever JSON can say, mostly what is unwelcome. */
+/** Generates any JSON values, mostly unwelcome ones. */
 export const hardJson: fc.Arbitrary<unknown> = fc.oneof(
   hardString, hardNumber, hardObject, fc.constantFrom(null, true, false, [], {}, [[]], ['ann']), fc.jsonValue({ maxDepth: 3 })
 )

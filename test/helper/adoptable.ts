@@ -5,22 +5,22 @@ import { createDatabase, createPool, pglite } from './database.js'
 import { originalTables } from './original-tables.js'
 import { dumpDatabase } from './schema-dump.js'
 
-/** What is in the original tables of these tests: two records of one user. */
+/** SQL that fills the original tables of these tests: two records of one user. */
 export const rows = `
   insert into ai_credits (user_id, used_credits) values ('1', 30);
   insert into ai_credit_usage (id, user_id, credits_used, operation, metadata, created_at) values
     (3, '1', 10, 'chat', '{"words": 7}', '2024-01-01'), (7, '1', 20, 'image', null, '2024-01-02');
   select setval(pg_get_serial_sequence('ai_credit_usage', 'id'), 7);`
 
-/** Tables that cannot be adopted: how they came about, and what is said of them. */
+/** Tables that cannot be adopted: the SQL that makes them, and what the error says about them. */
 export interface Obstacle {
   sql: string
   says: RegExp
-  /** Whether PGlite has it, too. Default: true. */
+  /** Whether PGlite can have this obstacle. Default: true. */
   pglite?: false
 }
 
-/** Tests that obstacles are named before anything is changed, and that what is named mends them. */
+/** Tests that each obstacle is named before anything is changed, and that the named statement removes it. */
 export function testObstacles (obstacles: Record<string, Obstacle>): void {
   for (const [name, obstacle] of Object.entries(obstacles)) {
     t.test(`named before anything is changed, and mended: ${name}`, { skip: pglite && obstacle.pglite === false }, async t => {
@@ -37,7 +37,7 @@ export function testObstacles (obstacles: Record<string, Obstacle>): void {
   }
 }
 
-/** A database with the original tables, changed by this. */
+/** Creates a database with the original tables, and runs this SQL on it. */
 export async function adoptable (t: Test, sql: string) {
   const connectionString = await createDatabase(t)
   const pool = createPool(t, connectionString, { max: 2 })
@@ -47,7 +47,7 @@ export async function adoptable (t: Test, sql: string) {
   return { pool, connectionString }
 }
 
-/** Adopts what is there: every kind of call works then, ids go on after those that there were, and all reconciles. */
+/** Adopts the tables. Checks that every kind of call works then, that ids go on after the old ones, and that all reconciles. */
 export async function works (t: Test, pool: pg.Pool) {
   const ledger = createLedger(pool, { prepare: !pglite })
   await ledger.migrate()

@@ -7,13 +7,13 @@ import { createDatabase, createLedgerDatabase, keepSessions, pglite } from './da
 
 /** Settings of a test's gateway. */
 export interface GatewaySettings {
-  /** Default: a new database; a host's is empty. */
+  /** Default: a new database; `buildHost` makes an empty one. */
   connectionString?: string
   server?: FastifyServerOptions
   pool?: pg.PoolConfig
 }
 
-/** A Fastify instance with `@fastify/postgres`, closed after the test. */
+/** Returns a Fastify instance with `@fastify/postgres`. It is closed after the test. */
 export async function buildHost (t: Test, settings: GatewaySettings = {}): Promise<FastifyInstance> {
   const connectionString = settings.connectionString ?? await createDatabase(t)
   const app = Fastify(settings.server)
@@ -22,7 +22,7 @@ export async function buildHost (t: Test, settings: GatewaySettings = {}): Promi
   return app
 }
 
-/** A gateway with the plugin registered, closed after the test. */
+/** Returns a gateway with the plugin registered. It is closed after the test. */
 export async function buildGateway (
   t: Test, options: FastifyAiCreditsOptions = {}, settings: GatewaySettings = {}
 ): Promise<FastifyInstance> {
@@ -32,7 +32,7 @@ export async function buildGateway (
   return app
 }
 
-/** Options that the database of this run needs. */
+/** The plugin's options that the database of this run needs. */
 export const defaults: FastifyAiCreditsOptions = pglite || process.env.TEST_PREPARE === 'off' ? { prepare: false } : {}
 
 /** Sends a deduct to the default prefix. */
@@ -40,7 +40,7 @@ export async function postDeduct (app: FastifyInstance, body: object, headers: R
   return await app.inject({ method: 'POST', url: '/api/credits/deduct', headers, body })
 }
 
-/** The balance that the route returns: `{ available, total, used }`. */
+/** Returns the balance from `GET /credits`: `{ available, total, used }`. */
 export async function getBalance (app: FastifyInstance, userId = 'default_user') {
   const reply = await app.inject({ url: '/api/credits', query: { user_id: userId } })
   const { usage_history: _history, ...balance } = reply.json().credits

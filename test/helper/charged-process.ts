@@ -1,4 +1,4 @@
-// A process of its own: a gateway with a request at work that never ends. Its argument: the connection string.
+// Runs in its own process: a gateway with a charged request that never ends. Its argument is the connection string.
 import Fastify from 'fastify'
 import credits from '../../src/index.js'
 

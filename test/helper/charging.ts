@@ -3,7 +3,7 @@ import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
-import { CHARGING, type Marked } from '../../src/http/charging/route-charging.js'
+import { CHARGING, type HasCharging } from '../../src/http/charging/route-charging.js'
 import credits, { type Balance, type FastifyAiCreditsOptions } from '../../src/index.js'
 import { buildHost, defaults, type GatewaySettings } from './app.js'
 import { createLedgerDatabase } from './database.js'
@@ -12,27 +12,27 @@ import { createLedgerDatabase } from './database.js'
 export interface ChargedSettings extends GatewaySettings {
   options?: FastifyAiCreditsOptions
   server?: FastifyServerOptions
-  /** What the host registers before the plugin. */
+  /** Called before the plugin is registered. */
   before?: (app: FastifyInstance) => unknown
 }
 
-/** A gateway that listens. */
+/** A gateway with charged routes that listens. */
 export interface ChargedGateway {
   app: FastifyInstance
   url: string
-  /** What it has logged as a warning or worse. */
+  /** The lines of its log, from the level warn. */
   lines: Record<string, any>[]
   /** Sends a request as this user, and reads the reply to its end. */
   ask (user: string, path: string, init?: RequestInit): Promise<Answer>
-  /** Sends a request as this user, reads so many chunks of the reply, and goes away. */
+  /** Sends a request as this user, reads so many chunks of the reply, and closes the connection. */
   leave (user: string, path: string, chunks: number): Promise<void>
-  /** The user's balance once nothing is held any more. */
+  /** Waits until nothing is held for the user, and returns the balance. */
   settled (user: string): Promise<Balance>
-  /** How many charged requests are not settled. */
+  /** Returns how many charged requests are not settled. */
   inFlight (): number
 }
 
-/** What came back. */
+/** A reply, read to its end. */
 export interface Answer {
   status: number
   headers: Headers
@@ -40,8 +40,7 @@ export interface Answer {
 }
 
 /**
- * A gateway whose users have 1000 credits and say who they are in `x-user`, with the routes that `declare` adds. At the
- * end of the test all accounts must reconcile.
+ * Starts a gateway with the routes that `declare` adds. Its users have 1000 credits, and are named by the header `x-user`.
  */
 export async function buildCharged (
   t: Test, declare: (app: FastifyInstance) => unknown, { options, server, before, ...settings }: ChargedSettings = {}
@@ -67,25 +66,25 @@ export async function buildCharged (
     },
     leave: (user, path, chunks) => leave(url + path, user, chunks),
     settled: user => until(() => app.credits.balance(user), ({ held }) => held === 0),
-    inFlight: () => (app as Marked)[CHARGING]!['inFlight'].size
+    inFlight: () => (app as HasCharging)[CHARGING]!['inFlight'].size
   }
 }
 
-/** Asks until the answer is as wanted. */
-export async function until<T> (ask: () => T | Promise<T>, wanted: (answer: T) => unknown): Promise<T> {
+/** Repeats a call until its result is wanted, and returns that result. */
+export async function until<T> (call: () => T | Promise<T>, isWanted: (result: T) => unknown): Promise<T> {
   for (;;) {
-    const answer = await ask()
-    if (wanted(answer)) return answer
+    const result = await call()
+    if (isWanted(result)) return result
     await sleep(5)
   }
 }
 
-/** That all accounts agree with their records. */
+/** Asserts that all accounts agree with their records. */
 export async function reconciles (t: Test, { app }: ChargedGateway): Promise<void> {
   t.match(await app.credits.reconcile(), { ok: true, differences: [] }, 'every account reconciles')
 }
 
-/** Sends a request with node:http; the reply is still to be read. */
+/** Sends a request with node:http, and returns the reply once its headers are there. */
 export async function open (url: string, user: string, headers: Record<string, string> = {}): Promise<IncomingMessage> {
   const request = httpRequest(url, { headers: { 'x-user': user, ...headers } }).end()
   const [reply] = await once(request, 'response')

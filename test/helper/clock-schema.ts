@@ -1,7 +1,7 @@
 /**
- * A clock that tests set. The product has no switch for this: it reads the clock in one function, ai_credit_now(), which
- * these tests replace by one that returns what a table says. The functions of before had no such function, but called
- * `statement_timestamp()` by the search path: for them a schema that comes before pg_catalog has one.
+ * SQL of a clock that tests set. The product has no switch for this. It reads the clock in one function, ai_credit_now();
+ * these tests replace it by one that returns the time in a table. Older functions had no such function, and called
+ * `statement_timestamp()` by the search path. For them this schema has one, and comes before pg_catalog.
  */
 export const clockSchema = `
   create schema test_clock;
@@ -10,7 +10,7 @@ export const clockSchema = `
   create function test_clock.statement_timestamp() returns timestamptz
   language sql stable return (select instant from test_clock.clock);`
 
-/** Gives this clock to the ledger's functions, once they are there. */
+/** SQL that makes the ledger's functions use this clock. They must be there already. */
 export const setFunctionsClock = `
   do $$
   begin
@@ -21,10 +21,10 @@ export const setFunctionsClock = `
   end
   $$`
 
-/** The search path of connections that have this clock with the functions of before; what they create is in public. */
+/** The search path by which older functions use this clock. New objects are created in public. */
 export const clockedPath = 'public, test_clock, pg_catalog'
 
-/** The connection string, for connections with this clock and the functions of before. */
+/** Returns the connection string with this search path added. */
 export function withClock (connectionString: string): string {
   const url = new URL(connectionString)
   url.searchParams.set('options', `-c search_path=${clockedPath.replaceAll(' ', '')}`)

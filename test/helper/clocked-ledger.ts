@@ -1,6 +1,6 @@
 import type pg from 'pg'
-import type { Test } from 'tap'
-import { createLedger, type Ledger, type LedgerOptions } from '../../src/index.js'
+import t, { type Test } from 'tap'
+import { createLedger, type Ledger, type LedgerOptions, type Queryable } from '../../src/index.js'
 import { createClockedLedgerDatabase } from './clock.js'
 import { createPool, pglite } from './database.js'
 
@@ -9,28 +9,50 @@ export interface ClockedLedger {
   credits: Ledger
   pool: pg.Pool
   connectionString: string
-  /** Sets what time it is. */
+  /** Sets the clock to an ISO 8601 time. */
   at: (time: string) => Promise<void>
-  /** Another ledger on the same database, as another process with other options would have it. */
+  /** Opens another ledger on the same database, like another process with other options. */
   open: (options: LedgerOptions) => Ledger
+  /** Runs the work on a client of the host, in a transaction that ends with this command. */
+  transaction: <T>(end: 'commit' | 'rollback', work: (client: Queryable) => Promise<T>) => Promise<T>
 }
 
-/** A test that begins at `time` with a ledger that no account is in. At its end every account must reconcile. */
-export function onLedger (
-  time: string, options: LedgerOptions, body: (t: Test, ledger: ClockedLedger) => Promise<void>
-) {
+type Body = (t: Test, ledger: ClockedLedger) => Promise<void>
+
+/** The time at which a test of `ledgerTest` begins. */
+export const start = '2030-01-01T00:00:00.000Z'
+
+/** Declares a test with `onLedger`. The allowance is 100 unless the options say another. */
+export function ledgerTest (name: string, body: Body, options: LedgerOptions = {}): void {
+  t.test(name, onLedger(start, { allowance: 100, ...options }, body))
+}
+
+/** Returns a test that begins at `time` with a ledger without accounts. At its end all accounts must reconcile. */
+export function onLedger (time: string, options: LedgerOptions, body: Body): (t: Test) => Promise<void> {
   return async (t: Test) => {
     const { connectionString, setClock } = await createClockedLedgerDatabase(t, time)
     const pool = createPool(t, connectionString)
     const open = (options: LedgerOptions) => createLedger(pool, { prepare: !pglite, ...options })
     const credits = open(options)
     await credits.migrate()
-    await body(t, { credits, pool, connectionString, at: setClock, open })
+    await body(t, { credits, pool, connectionString, at: setClock, open, transaction: (end, work) => transaction(pool, end, work) })
     t.match(await credits.reconcile(), { ok: true, differences: [] }, 'every account reconciles')
   }
 }
 
-/** The last microsecond before a time. */
+async function transaction<T> (pool: pg.Pool, end: string, work: (client: Queryable) => Promise<T>): Promise<T> {
+  const client = await pool.connect()
+  try {
+    await client.query('begin')
+    const result = await work(client)
+    await client.query(end)
+    return result
+  } finally {
+    client.release()
+  }
+}
+
+/** Returns the time one microsecond earlier. */
 export function justBefore (time: string): string {
   return new Date(Date.parse(time) - 1).toISOString().replace('Z', '999Z')
 }

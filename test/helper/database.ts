@@ -5,23 +5,26 @@ import { startPglite } from './pglite.js'
 import { sharedConnectionString } from './shared-server.js'
 import { copyOf, type Template } from './templates.js'
 
-/** Whether this run tests on PGlite, which has one backend, instead of a PostgreSQL server. */
+/** Whether this run uses PGlite, which has one backend, instead of a PostgreSQL server. */
 export const pglite = process.env.TEST_PGLITE !== undefined
 
-/** Creates an empty database and returns its connection string; it is gone after the test and its later teardowns. */
+/** Creates an empty database and returns its connection string. It is dropped after the test and its later teardowns. */
 export async function createDatabase (t: Test): Promise<string> {
   return await create(t)
 }
 
-/** The same, and where it can be had the ledger's tables are there already: creating them takes longer than most tests. */
+/**
+ * Creates a database and returns its connection string. It has the ledger's tables already if the server has a template of
+ * them: creating them takes longer than most tests.
+ */
 export async function createLedgerDatabase (t: Test, template: Template = 'ledger'): Promise<string> {
   return await create(t, template)
 }
 
-/** Sessions stay: by default a pool ends those that are idle for 10 s, as they are where other work of the test takes long. */
+/** Pool options that keep idle sessions. By default a pool ends them after 10 seconds, which slow tests exceed. */
 export const keepSessions = { idleTimeoutMillis: 0 }
 
-/** A pool that is ended after the test, and that a database going away does not make crash the process. */
+/** Creates a pool that is ended after the test. A lost connection does not crash the process. */
 export function createPool (t: Test, connectionString: string, options: pg.PoolConfig = {}): pg.Pool {
   const pool = new pg.Pool({ connectionString, ...keepSessions, ...options })
   pool.on('error', () => {})

@@ -1,23 +1,23 @@
-// A process of its own, run by processes.ts: it does the tasks that it is sent, and sends back what came of them.
+// Runs in its own process, started by processes.ts: does the tasks that it is sent, and sends back their outcomes.
 import Fastify from 'fastify'
 import fastifyPostgres from '@fastify/postgres'
 import pg from 'pg'
-import credits, { createLedger, type FastifyAiCreditsOptions, type Ledger } from '../../src/index.js'
+import credits, { createLedger, type FastifyAiCreditsOptions, type Ledger, type LedgerOptions } from '../../src/index.js'
 import type { Outcome, Task } from './processes.js'
 
 process.on('message', async ({ connectionString, calls, prune, options }: Task) => {
   process.send!(await (calls
-    ? withLedger(connectionString, ledger => calls.map(call => ledger.deduct(call)))
-    : prune ? withLedger(connectionString, ledger => [ledger.prune(prune)]) : startGateway(connectionString, options)))
+    ? withLedger(connectionString, options, ledger => calls.map(call => ledger.deduct(call)))
+    : prune ? withLedger(connectionString, options, ledger => [ledger.prune(prune)]) : startGateway(connectionString, options)))
 })
-// Fastify loads most of itself with its first instance. Twenty processes take twenty seconds for that, in which none starts
-// what is tested; and it is the starts that are to coincide.
+// Fastify loads most of itself with its first instance, which takes twenty processes twenty seconds. It is loaded here
+// beforehand, because the tests need starts that coincide.
 await Fastify().close()
 process.send!('ready')
 
-async function withLedger (connectionString: string, work: (ledger: Ledger) => Promise<Outcome>[]) {
+async function withLedger (connectionString: string, options: LedgerOptions = {}, work: (ledger: Ledger) => Promise<Outcome>[]) {
   const pool = new pg.Pool({ connectionString, max: 10 })
-  const ledger = createLedger(pool, { timeout: 60_000 })
+  const ledger = createLedger(pool, { timeout: 60_000, ...options })
   const outcomes = await Promise.all(work(ledger).map(call => call.catch(failure)))
   await pool.end()
   return outcomes
@@ -37,6 +37,6 @@ async function startGateway (connectionString: string, options: FastifyAiCredits
 }
 
 function failure (error: unknown): Outcome {
-  const { statusCode, code, message } = error as Error & { statusCode?: number, code?: string }
-  return { error: { statusCode, code, message } }
+  const { statusCode, code, message, budget, period, limit, used, held, resetsAt } = error as NonNullable<Outcome['error']>
+  return { error: { statusCode, code, message, ...budget !== undefined && { budget, period, limit, used, held, resetsAt } } }
 }

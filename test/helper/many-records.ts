@@ -5,12 +5,12 @@ import { defaults } from './app.js'
 import { createDatabase, createPool } from './database.js'
 import { originalTables } from './original-tables.js'
 
-/** Usage records of these tests: two parts of adoption, and more than the 10 seconds of Fastify's default have time for. */
+/** How many usage records there are: two parts of adoption, and too many for the 10 seconds of Fastify's default timeout. */
 export const records = 60_000
 
 const users = 100
 
-/** A database with the original tables and that many records. */
+/** Creates a database with the original tables and that many records. */
 export async function databaseOfMany (t: Test) {
   const connectionString = await createDatabase(t)
   const pool = createPool(t, connectionString, { max: 2 })
@@ -23,7 +23,7 @@ export async function databaseOfMany (t: Test) {
   return { pool, connectionString }
 }
 
-/** Checks that each record is in its place, each account and day has its sum, and nothing of adoption is left. */
+/** Asserts that each record has its seq, each account and day has its sum, and that no trace of the adoption is left. */
 export async function isAdopted (t: Test, pool: pg.Pool) {
   const ledger = createLedger(pool, { ...defaults.prepare === false && { prepare: false } })
   t.match(await ledger.reconcile(), { ok: true, differences: [], accounts: users })

@@ -1,4 +1,4 @@
-/** The two tables as they were given originally, before this library had its own. */
+/** The two original tables, from before this library had its own. */
 export const originalTables = `
   CREATE TABLE ai_credits (
     user_id VARCHAR(255) PRIMARY KEY,

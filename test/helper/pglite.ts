@@ -2,18 +2,18 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { PGlite } from '@electric-sql/pglite'
 import { PGLiteSocketServer } from '@electric-sql/pglite-socket'
 
-// Room for several pools of pg's default size: it refuses, rather than delays, a connection too many.
+// Enough for several pools of pg's default size: PGlite refuses further connections instead of letting them wait.
 const maxConnections = 50
 
-// What a session has compiled of functions that are gone is never forgotten, and every change of the schema goes through
-// it: after so many tests another database is faster than emptying this one.
+// A session never forgets the functions that it has compiled, even dropped ones, and every change of the schema visits them.
+// After so many tests a new database is faster than emptying this one.
 const maxTests = 20
 
 let image: Promise<Blob> | undefined
 const tests = new Map<PGlite, number>()
 const idle = new Map<PGlite, NodeJS.Timeout>()
 
-/** Starts an empty PGlite in memory behind a port of the loopback interface. */
+/** Starts an empty PGlite in memory, on a port of the loopback interface. */
 export async function startPglite () {
   const db = takeIdle() ?? await create()
   tests.set(db, (tests.get(db) ?? 0) + 1)
@@ -31,7 +31,7 @@ async function create (): Promise<PGlite> {
   return PGlite.create({ loadDataDir: await image })
 }
 
-// Emptying a database takes a tenth of the time that starting another one does.
+// Emptying a database takes a tenth of the time of starting another one.
 async function recycle (db: PGlite): Promise<void> {
   if (tests.get(db)! >= maxTests) return await close(db)
   try {
@@ -42,7 +42,7 @@ async function recycle (db: PGlite): Promise<void> {
   }
 }
 
-// Its timers keep the process alive, so it is closed when no further test of the file has asked for it.
+// Keeps a database for the next test. Its timers keep the process alive, so it is closed if no further test takes it.
 function keepIdle (db: PGlite): void {
   idle.set(db, setTimeout(async () => {
     idle.delete(db)
@@ -72,8 +72,10 @@ async function cleaning (db: PGlite): Promise<string[]> {
   return [...drops, 'create schema public', 'alter database postgres reset all', 'discard all']
 }
 
-// Making an empty database takes seconds, loading a copy of it a few tenths of one.
-/** Writes the file, named by TEST_PGLITE_IMAGE, from which several processes can start their databases. */
+/**
+ * Writes an empty database to a file. Processes for which TEST_PGLITE_IMAGE names it start from a copy: that takes a few
+ * tenths of a second, making an empty database takes seconds.
+ */
 export async function writeImage (path: string): Promise<void> {
   const blob = await makeImage()
   await writeFile(path, Buffer.from(await blob.arrayBuffer()))

@@ -1,22 +1,34 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
+import type { Test } from 'tap'
 
-/** What a piece of work reads of the tables. */
+/** How much a piece of work reads of the tables. */
 export interface Reads {
-  /** Rows, found by an index. */
+  /** How many rows it reads through an index. */
   rows: number
-  /** Entries of indexes, also those whose rows are gone: how long these stay to be read is not up to the work. */
+  /** How many index entries it reads, including those of deleted rows. How long these remain is not up to the work. */
   entries: number
-  /** Scans of whole tables. */
+  /** How many scans of whole tables it makes. */
   scans: number
 }
 
-/** Does the work through the pool, which nothing else uses meanwhile, and tells what that read of the tables with such names. */
+/** Does the work on the pool, which nothing else may use meanwhile. Returns what it read of the tables with such names. */
 export async function readsOf (pool: pg.Pool, work: () => Promise<unknown>, tables = 'ai_credit%'): Promise<Reads> {
   const before = await read(pool, tables)
   await work()
   const after = await read(pool, tables)
   return { rows: after.rows - before.rows, entries: after.entries - before.entries, scans: after.scans - before.scans }
+}
+
+/** Returns a function that makes a call, and asserts that it reads at most so many rows, and no table as a whole. */
+export function readsTo (t: Test, pool: pg.Pool, most: number) {
+  return async function reads<T> (name: string, work: () => Promise<T>): Promise<T> {
+    let result: T
+    const { rows, scans } = await readsOf(pool, async () => { result = await work() })
+    t.ok(rows <= most, `${name} reads ${rows} rows, at most ${most}`)
+    t.equal(scans, 0, `${name} looks through no table`)
+    return result!
+  }
 }
 
 async function read (pool: pg.Pool, tables: string): Promise<Reads> {
@@ -28,8 +40,8 @@ async function read (pool: pg.Pool, tables: string): Promise<Reads> {
   return row
 }
 
-// Until the sessions have told what they did: before PostgreSQL 15 each does so twice a second, if it does anything, and
-// what was told is shown half a second later.
+// Waits until the sessions have reported their statistics. Before PostgreSQL 15 a session that does anything reports twice a
+// second, and its report shows half a second later.
 async function settle (pool: pg.Pool): Promise<void> {
   const clients = await Promise.all(Array.from({ length: pool.totalCount }, () => pool.connect()))
   const { rows: [{ asked }] } = await clients[0]!.query(

@@ -4,14 +4,14 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, RouteShorthandOptio
 import type { Test } from 'tap'
 import { until, type ChargedGateway } from './charging.js'
 
-// Every style of handler, declared twice: charged and not. Both must reply the same, but for our headers.
+// Every style of handler, declared twice: charged and uncharged. Both must send equal replies, except for our headers.
 
 type Handler = (request: FastifyRequest, reply: FastifyReply) => any
 
 export interface Style {
   handler: Handler
   options?: RouteShorthandOptions
-  /** What it pays, of 100. */
+  /** The credits that a request pays, of a cost of 100. */
   pays: number
   method?: string
 }
@@ -37,7 +37,7 @@ const failsLaterWeb = () => {
   })
 }
 
-/** The styles, by what they do. */
+/** The styles; their names say what they do. */
 export const styles: Record<string, Style> = {
   // Values
   'returns a value': { pays: 100, handler: () => ({ done: true }) },
@@ -376,10 +376,10 @@ export const styles: Record<string, Style> = {
   'HEAD with a length': { pays: 100, method: 'HEAD', handler: async (_request, reply) => reply.header('content-length', 7).send(words()) }
 }
 
-/** Where a style is declared: after `/price`, or uncharged after `/plain`. */
+/** Returns a style's path: it follows `/price` if the route is charged, and `/plain` if not. */
 export const pathOf = (name: string) => `/${name.replace(/\W+/g, '-')}`
 
-/** Declares every style charged, and uncharged. */
+/** Declares a charged and an uncharged route of every style. */
 export function declareStyles (app: FastifyInstance, credits: object, some = styles): void {
   for (const [name, { handler, options }] of Object.entries(some)) {
     app.get(`/price${pathOf(name)}`, { ...options, config: { credits: { operation: 'video', cost: 100, ...credits } } }, handler)
@@ -387,7 +387,7 @@ export function declareStyles (app: FastifyInstance, credits: object, some = sty
   }
 }
 
-/** The bytes that come back from a request, without what is ours and what differs each time. */
+/** Sends a request and returns the bytes of its reply, without our headers and those that differ each time. */
 export async function bytesOf ({ url }: ChargedGateway, path: string, user: string, method: string, headers: string) {
   const { hostname, port } = new URL(url)
   const socket = connect(Number(port), hostname)
@@ -401,13 +401,13 @@ export async function bytesOf ({ url }: ChargedGateway, path: string, user: stri
     .replace(/^credits-(cost|remaining): \d+\r\n/gim, '')
 }
 
-/** Does something for every style, several at a time. */
+/** Calls `visit` for every style, several at a time. */
 export async function forEachStyle (visit: (name: string, style: Style) => Promise<unknown>, some = styles): Promise<void> {
   const entries = Object.entries(some)
   while (entries.length > 0) await Promise.all(entries.splice(0, 8).map(([name, style]) => visit(name, style)))
 }
 
-/** That every style replies the same over HTTP/1.1 where it is charged; returns what each has paid. */
+/** Asserts that the charged and uncharged routes of each style reply equally over HTTP/1.1. Returns what each has paid. */
 export async function replySame (t: Test, gateway: ChargedGateway, headers = '', some = styles): Promise<Record<string, number>> {
   const paid: Record<string, number> = {}
   await forEachStyle(async (name, { method = 'GET' }) => {
@@ -418,13 +418,13 @@ export async function replySame (t: Test, gateway: ChargedGateway, headers = '',
   return paid
 }
 
-/** The balance once everything is settled: a hold that was captured before may be given back yet. */
+/** Returns the balance once all charges are settled: a charge that was captured before may still be refunded. */
 export async function settledAt ({ app, inFlight }: ChargedGateway, user: string) {
   await until(inFlight, count => count === 0)
   return await app.credits.balance(user)
 }
 
-/** What is thrown outside of a request, which ends a gateway's process. */
+/** Returns a list that collects errors thrown outside of a request. In a gateway they would end the process. */
 export function catchUncaught (t: Test) {
   const uncaught: unknown[] = []
   const listener = (error: unknown) => { uncaught.push(error) }

@@ -1,7 +1,7 @@
 import type { Queryable } from '../../src/index.js'
 
-// Catalog queries, each of whose rows describes one thing: all that PostgreSQL 14 to 18 have in common. They leave out NOT
-// NULL constraints (in the catalog since 18; the columns show them).
+// Catalog queries; each row describes one object. They show what PostgreSQL 14 to 18 have in common, and leave out NOT NULL
+// constraints, which are in the catalog only since 18. The columns show those.
 const COLUMNS = `
   select relname || '.' || lpad(attnum::text, 2, '0') || ' ' || attname || ' ' || format_type(atttypid, atttypmod)
     || case when attnotnull then ' not null' else '' end
@@ -9,7 +9,7 @@ const COLUMNS = `
     || case when attidentity = '' then '' else ' identity=' || attidentity::text end as line
   from pg_attribute join pg_class on pg_class.oid = attrelid
     left join pg_attrdef on adrelid = attrelid and adnum = attnum
-  where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm') and attnum > 0 and not attisdropped`
+  where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'c') and attnum > 0 and not attisdropped`
 
 const INDEXES = `
   select pg_get_indexdef(indexrelid) as line
@@ -41,16 +41,24 @@ const OTHERS = `
   union all
   select 'view ' || viewname || ' as' || chr(10) || definition from pg_views where schemaname = 'public'`
 
+const COMMENTS = `
+  select case when pg_class.oid is null then pg_proc.oid::regprocedure::text else relname end || ' ' || description as line
+  from pg_description
+    left join pg_class on classoid = 'pg_class'::regclass and pg_class.oid = objoid
+    left join pg_proc on classoid = 'pg_proc'::regclass and pg_proc.oid = objoid
+  where coalesce(relnamespace, pronamespace) = 'public'::regnamespace and objsubid = 0`
+
 const sections = {
   Columns: COLUMNS,
   Indexes: INDEXES,
   Constraints: CONSTRAINTS,
   Sequences: SEQUENCES,
   Functions: FUNCTIONS,
-  'Triggers and views': OTHERS
+  'Triggers and views': OTHERS,
+  Comments: COMMENTS
 }
 
-/** What the catalog says of the schema `public`, as text: the same for the same schema, whatever led to it. */
+/** Returns the catalog's description of the schema `public` as text. It is equal for equal schemas, however they were made. */
 export async function dumpSchema (db: Queryable): Promise<string> {
   let text = ''
   for (const [title, query] of Object.entries(sections)) {
@@ -60,12 +68,17 @@ export async function dumpSchema (db: Queryable): Promise<string> {
   return text
 }
 
-/** The schema, all rows and where they are stored: it changes when anything is written, even the same again. */
+/** Returns the schema and all rows with their places in storage. It changes with every write, even of equal values. */
 export async function dumpDatabase (db: Queryable): Promise<string> {
+  return await dumpSchema(db) + await dumpRows(db)
+}
+
+/** Returns all rows with their places in storage, and how far sequences are. It changes with every write, even of equal values. */
+export async function dumpRows (db: Queryable): Promise<string> {
   const { rows: relations } = await db.query(`
     select relname as name, relkind as kind, relname || ' ' || relkind::text || ' ' || relfilenode as line
     from pg_class where relnamespace = 'public'::regnamespace order by relname collate "C"`)
-  let text = await dumpSchema(db)
+  let text = ''
   for (const { name, kind, line } of relations) {
     text += `${line}\n`
     if (kind === 'r') text += await lines(db, `select xmin::text || ' ' || ctid::text || ' ' || r::text as line from "${name}" r`)

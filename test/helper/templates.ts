@@ -1,29 +1,20 @@
 import pg from 'pg'
-import { inSchema } from '../../src/ledger/schema.js'
-// @ts-expect-error: no types
-import { withoutPsql } from '../../src/sql/sources.js'
-import { functions, tables } from '../../src/sql/index.js'
+import { ledgerScripts, partitionScript } from '../../bench/ledger-scripts.js'
 import { clockSchema, setFunctionsClock } from './clock-schema.js'
 
-/** A database with the ledger's tables, of which tests on the run's own server get copies; `clocked` is on the test's clock. */
+/** A template database with the ledger's tables. Tests on the run's own server get copies. `clocked` has the test's clock. */
 export type Template = 'ledger' | 'clocked'
 
 const fileCopySince = 150_000
 let version: number | undefined
 
-/** Whether this run is about usage records that are partitioned by month. */
+/** Whether this run tests usage records that are partitioned by month. */
 export const partitioned = process.env.TEST_PARTITIONED !== undefined
 
 /** The script that partitions the usage records by month, for psql. */
 export const partitionFile = new URL('../../docs/partition-usage.sql', import.meta.url)
 
-/** The same as psql sends it for the schema public. */
-export const partitionScript = inSchema(withoutPsql('../../docs/partition-usage.sql'), 'public')
-
-/** What makes the ledger's tables and functions in the schema public. */
-export const ledgerScripts = [...tables.map(({ sql }) => sql), functions.sql].map(sql => inSchema(sql, 'public'))
-
-/** Makes the databases to copy on a new server, with partitioned usage records if this run is about those. */
+/** Makes the template databases on a new server, with partitioned usage records if this run tests those. */
 export async function createTemplates (server: string): Promise<void> {
   for (const template of ['ledger', 'clocked'] as const) {
     await run(server, `create database ${nameOf(template)}`)
@@ -36,7 +27,7 @@ export async function createTemplates (server: string): Promise<void> {
   }
 }
 
-/** What `create database` needs to copy the template, if this server has it, and to be quick about it. */
+/** Returns the clauses of `create database` that copy the template, if this server has it, and that make it fast. */
 export async function copyOf (client: pg.Client, template: Template | undefined): Promise<string> {
   version ??= (await client.query("select current_setting('server_version_num')::integer as version")).rows[0].version
   const own = process.env.TEST_DATABASE_URL === undefined

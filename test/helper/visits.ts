@@ -3,62 +3,81 @@ import { connect as connectHttp2, constants, type ServerHttp2Session } from 'nod
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Test } from 'tap'
-import type { FastifyAiCreditsOptions, Queryable } from '../../src/index.js'
+import type { Credits, FastifyAiCreditsOptions, Queryable } from '../../src/index.js'
 import { buildCharged, until, type ChargedGateway } from './charging.js'
 import { catchUncaught, declareStyles, pathOf, styles, type Style } from './reply-styles.js'
 
-// Clients of charged routes, which come in every way and may leave at any moment.
+// Clients of charged routes: they connect in every way, and may leave at any moment.
 
 const transports = ['a connection each', 'kept alive', 'pipelined', 'HTTP/2'] as const
 
-/** How a client's requests come. */
+/** How a client connects. */
 export type Transport = typeof transports[number]
 
-/** A client. */
+/** One client and its requests. */
 export interface Visit {
   transport: Transport
   user: string
-  /** The styles of the routes that it asks. */
+  /** The budget in which its requests count; undefined: none. */
+  budget: string | undefined
+  /** The styles of the routes that it requests. */
   calls: string[]
-  /** Whether it says `te: trailers`. */
+  /** Whether it sends `te: trailers`. */
   trailers: boolean
   /** After how many milliseconds it leaves; undefined: once it has all replies. */
   leaves: number | undefined
 }
 
-/** What is known of one of its requests. */
+/** A request of a client, and what became of it. */
 export interface Called {
-  /** What the request is known by, in the metadata of its records. */
+  /** The request's id, which is in the metadata of its usage records. */
   id: string
   style: string
+  user: string
+  budget: string | undefined
   transport: Transport
-  /** Whether its reply came to its end. */
+  /** Whether its reply arrived completely. */
   whole: boolean
 }
 
-/** Random clients of some users. */
+/** The budgets of each user, by name: the one above it. Requests make those of the keys, by a template. */
+const above: Record<string, string | undefined> = { team: undefined, member: 'team', 'key:k1': 'member', 'key:k2': 'member' }
+
+const PLENTY = { day: 1e12, total: 1e12 }
+
+/** Makes the budgets in which requests of these users may count, in three levels. None of them is ever exceeded. */
+export async function setBudgets (ledger: Credits, users: string[]): Promise<void> {
+  for (const user of users) {
+    await ledger.setBudget(user, 'team', PLENTY)
+    await ledger.setBudget(user, 'member', { ...PLENTY, within: 'team' })
+    await ledger.setBudget(user, 'key:*', { ...PLENTY, within: 'member' })
+  }
+}
+
+/** Generates random clients of some users. */
 export function visitsOf (users: string[]): fc.Arbitrary<Visit> {
   return fc.record({
     transport: fc.constantFrom(...transports),
     user: fc.constantFrom(...users),
+    budget: fc.option(fc.constantFrom(...Object.keys(above)), { freq: 2, nil: undefined }),
     calls: fc.array(fc.constantFrom(...Object.keys(styles)), { minLength: 1, maxLength: 6 }),
     trailers: fc.boolean(),
     leaves: fc.option(fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 40 })), { freq: 2, nil: undefined })
   })
 }
 
-/** Gateways of one ledger that clients visit. */
+/** Two gateways of one ledger that clients visit. */
 export interface Visited {
   /** The gateway that speaks HTTP/1.1; the other one speaks HTTP/2. */
   http1: ChargedGateway
   http2: ChargedGateway
   /** The requests whose handler was called. */
   begun: Set<string>
-  /** What was thrown outside of a request. */
+  /** The errors that were thrown outside of a request. */
   uncaught: unknown[]
-  /** Makes the visits, some at a time, and returns what is known of their requests. */
+  /** Makes the visits, some at a time, and returns all their requests. */
   receive (visits: Visit[]): Promise<Called[]>
   /** Waits until all charges are settled. */
   settled (): Promise<void>
@@ -66,17 +85,19 @@ export interface Visited {
 
 const TOGETHER = 20
 
-/** Opens gateways with all styles of routes, charged. */
-export async function openVisited (t: Test, connectionString: string, options: FastifyAiCreditsOptions): Promise<Visited> {
+/** Opens two gateways on which all styles of routes are charged. `ttl`: how long a hold lives, in milliseconds. */
+export async function openVisited (
+  t: Test, connectionString: string, options: FastifyAiCreditsOptions, ttl = 2000
+): Promise<Visited> {
   const uncaught = catchUncaught(t)
   const begun = new Set<string>()
   const settings = { connectionString, options: { allowance: 1e9, ...options } }
-  const declare = (app: FastifyInstance) => declareVisited(app, id => begun.add(id))
+  const declare = (app: FastifyInstance) => declareVisited(app, ttl, id => begun.add(id))
   const http1 = await buildCharged(t, declare, settings)
   const http2 = await buildCharged(t, declare, { ...settings, server: { http2: true, forceCloseConnections: false } as object })
   const sessions: ServerHttp2Session[] = []
   http2.app.server.on('session', session => sessions.push(session))
-  t.teardown(() => { for (const session of sessions) session.destroy() }) // Node.js 20 may keep one whose client has gone
+  t.teardown(() => { for (const session of sessions) session.destroy() }) // Node.js 20 may keep a session whose client has gone
   return {
     http1,
     http2,
@@ -96,8 +117,8 @@ export async function openVisited (t: Test, connectionString: string, options: F
   }
 }
 
-// `began` hears of each request whose handler is called.
-function declareVisited (app: FastifyInstance, began: (id: string) => void): void {
+// Calls `began` for each request whose handler is called.
+function declareVisited (app: FastifyInstance, ttl: number, began: (id: string) => void): void {
   const noted = Object.entries(styles).map(([name, style]): [string, Style] => [name, {
     ...style,
     handler: (request, reply) => {
@@ -105,8 +126,11 @@ function declareVisited (app: FastifyInstance, began: (id: string) => void): voi
       return style.handler(request, reply)
     }
   }])
-  declareStyles(app, { ttl: 2000, metadata: ({ headers }: { headers: object }) => ({ call: (headers as Record<string, string>)['x-call'] }) },
-    Object.fromEntries(noted))
+  declareStyles(app, {
+    ttl,
+    metadata: ({ headers }: FastifyRequest) => ({ call: headers['x-call'] }),
+    budget: ({ headers }: FastifyRequest) => headers['x-budget']
+  }, Object.fromEntries(noted))
 }
 
 interface Sent extends Called {
@@ -117,15 +141,15 @@ interface Sent extends Called {
 
 let made = 0
 
-async function visit (urls: { http1: string, http2: string }, { transport, user, calls, trailers, leaves }: Visit): Promise<Called[]> {
+async function visit (urls: { http1: string, http2: string }, { transport, user, budget, calls, trailers, leaves }: Visit): Promise<Called[]> {
   const all = calls.map((style): Sent => {
     const id = String(made++)
-    const headers = { 'x-user': user, 'x-call': id, ...trailers && { te: 'trailers' } }
-    return { id, style, transport, whole: false, method: styles[style]!.method ?? 'GET', path: `/price${pathOf(style)}`, headers }
+    const headers = { 'x-user': user, 'x-call': id, ...budget !== undefined && { 'x-budget': budget }, ...trailers && { te: 'trailers' } }
+    return { id, style, user, budget, transport, whole: false, method: styles[style]!.method ?? 'GET', path: `/price${pathOf(style)}`, headers }
   })
   const left = leaves === undefined ? undefined : leaves === 0 ? new Promise<void>(resolve => setImmediate(resolve)) : sleep(leaves)
   await ways[transport](transport === 'HTTP/2' ? urls.http2 : urls.http1, all, left)
-  return all.map(({ id, style, transport, whole }) => ({ id, style, transport, whole }))
+  return all.map(({ id, style, user, budget, transport, whole }) => ({ id, style, user, budget, transport, whole }))
 }
 
 type Way = (url: string, all: Sent[], left: Promise<void> | undefined) => Promise<void>
@@ -143,7 +167,7 @@ const ways: Record<Transport, Way> = {
     agent.destroy()
   },
 
-  // What of it came whole is not looked into: of requests that nobody leaves, all but those that fail.
+  // Does not look at which replies arrived completely: if nobody leaves, all do except those that fail.
   pipelined: async (url, all, left) => {
     const { hostname, port } = new URL(url)
     const socket = connect(Number(port), hostname)
@@ -170,7 +194,7 @@ const ways: Record<Transport, Way> = {
       closed.push(new Promise(resolve => stream.on('close', resolve)))
       return stream
     })
-    // Half of those who leave reset their streams, the others close the connection.
+    // Half of the clients that leave reset their streams; the others close the connection.
     left?.then(() => {
       gone = true
       if (all.length % 2 === 0) session.destroy()
@@ -182,7 +206,7 @@ const ways: Record<Transport, Way> = {
   }
 }
 
-/** The styles whose reply fails by itself, if the client does not leave before. After most of them the connection is closed. */
+/** The styles whose reply fails by itself, unless the client leaves before. Most of these failures close the connection. */
 const failing = new Set(Object.keys(styles).filter(name =>
   /fails in mid-stream|fails before the first byte|breaks off|without hijack, and sends/.test(name)))
 
@@ -201,7 +225,7 @@ async function ask (url: string, sent: Sent, agent: Agent, left: Promise<void> |
   })
 }
 
-/** The requests that paid something else than they had to; `begun`: those whose handler was called. */
+/** Returns the requests that paid a wrong amount. `begun`: the requests whose handler was called. */
 export async function misjudged (db: Queryable, called: Called[], begun: Set<string>): Promise<object[]> {
   const { rows } = await db.query(`
     select metadata->>'call' as id, count(*)::int as records, sum(credits_used)::int as paid
@@ -214,8 +238,29 @@ export async function misjudged (db: Queryable, called: Called[], begun: Set<str
   })
 }
 
-// A client that leaves does not change what its request pays, once the handler is at work; before that it pays nothing. A
-// reply that would have failed later is the client's to pay if it leaves first.
+/** Returns the budgets that have not counted exactly what requests in them and below them have paid, or still hold something. */
+export async function miscounted (db: Queryable, ledger: Credits, called: Called[]): Promise<object[]> {
+  const { rows } = await db.query(`
+    select metadata->>'call' as id, sum(credits_used)::int as paid
+    from ai_credit_usage where metadata->>'call' = any($1) group by 1`, [called.map(({ id }) => id)])
+  const paid = new Map<string, number>(rows.map(({ id, paid }) => [id, paid]))
+  const wrong: object[] = []
+  for (const user of new Set(called.map(({ user }) => user))) {
+    for (const { budget, used, held } of (await ledger.budgets(user)).entries) {
+      const expected = called.filter(call => call.user === user && pathOfBudget(call.budget).includes(budget))
+        .reduce((sum, { id }) => sum + (paid.get(id) ?? 0), 0)
+      if (used.total !== expected || held !== 0) wrong.push({ user, budget, used, held, expected })
+    }
+  }
+  return wrong
+}
+
+function pathOfBudget (budget: string | undefined): string[] {
+  return budget === undefined ? [] : [budget, ...pathOfBudget(above[budget])]
+}
+
+// Returns the amounts that a request may pay. If the client leaves before the handler runs, that is nothing; later, leaving
+// changes nothing. A reply that would fail later is paid if the client leaves before the failure.
 function mayPay ({ style, transport, whole }: Called, begun: boolean): number[] {
   const pays = style === 'has a header that cannot be sent' && transport === 'HTTP/2' ? 100 : styles[style]!.pays
   if (!begun) return [0]

@@ -2,8 +2,8 @@
 //
 // npm run test:matrix [-- --node=20,22 --database=16,pglite,pgbouncer --quick | --full]
 //
-// Without --full a cell runs the behaviour of the ledger and of the routes, which takes four minutes on two cores; with
-// --quick a few files of it. Binaries come from npm; PgBouncer is tried where it is installed.
+// Without --full a cell runs the tests of the ledger and of the routes, which takes four minutes on two cores; with --quick it
+// runs a few of these files. Binaries come from npm. PgBouncer is tested if it is installed.
 import { spawn } from 'node:child_process'
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { delimiter, join } from 'node:path'
@@ -25,10 +25,10 @@ const { values: { node, database, quick, full } } = parseArgs({
   }
 })
 
-const FOLDERS = ['', 'charging']
-const QUICK = ['deduct', 'holds', 'idempotency', 'migrate', 'prune', 'reconcile']
-// Of versions they say nothing, or they take minutes.
-const LONG = ['coverage', 'readme', 'pglite', 'unavailable', 'options', 'openapi']
+const FOLDERS = ['ledger', 'http', 'charging', 'database', 'upgrade']
+const QUICK = ['ledger/deduct', 'ledger/holds', 'ledger/idempotency', 'database/migrate', 'ledger/prune', 'ledger/reconcile']
+// These do not depend on versions, or take minutes.
+const LONG = ['database/pglite', 'ledger/unavailable', 'http/options', 'http/openapi']
 const PGBOUNCER = '18' // the PostgreSQL behind it
 
 interface Result { passed: number, skipped: number, total: number, failures: string[], seconds: number }
@@ -59,7 +59,7 @@ async function runCell (version: string, on: string): Promise<Result | string> {
   const bouncer = await startPgbouncer(PGBOUNCER)
   if (bouncer === undefined) return 'not installed'
   try {
-    // Tests with settings of the session, such as a clock of their own, or with named statements are not for it.
+    // Without the tests that use settings of the session, for instance a clock, or named statements.
     const unfit = /needs (a real server|no database)|Clocked|ledgerTest|onLedger|createLedger|Processes|buildHost/
     return await runTests(bin, await files(unfit), { TEST_DATABASE_URL: bouncer.connectionString, TEST_PREPARE: 'off' })
   } finally {
@@ -67,7 +67,7 @@ async function runCell (version: string, on: string): Promise<Result | string> {
   }
 }
 
-/** The test files of a cell, without those whose source says otherwise; none stand for all there are. */
+/** Returns the test files of a cell, without those whose source excludes it. An empty list stands for all files. */
 async function files (unfit: RegExp): Promise<string[]> {
   const found = await Promise.all(FOLDERS.map(async folder => (await readdir(join(root, 'test', folder))).map(name => join(folder, name))))
   const names = found.flat().filter(name => name.endsWith('.test.ts')).map(name => name.slice(0, -8))
@@ -80,7 +80,7 @@ async function runTests (bin: string, tests: string[], settings: Record<string, 
   const started = performance.now()
   const env = { ...process.env, ...settings, PATH: `${bin}${delimiter}${process.env.PATH}` }
   const tap = join(root, 'node_modules', 'tap', 'dist', 'esm', 'run.mjs')
-  // All files there are, with what their folders hold: only on a server, where tap's own choice is right.
+  // All files of all folders: only on a server, because tap's own choice is right there.
   const chosen = full && settings.TEST_POSTGRES_VERSION !== undefined ? [] : tests
   const child = spawn(join(bin, 'node'), [tap, '--disable-coverage', '--reporter=tap', '--timeout=600', ...chosen],
     { cwd: root, env, stdio: ['ignore', 'pipe', 'inherit'] })

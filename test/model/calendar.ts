@@ -1,4 +1,4 @@
-import type { RecurringAllowance } from '../../src/index.js'
+import type { BudgetPeriod, RecurringAllowance } from '../../src/index.js'
 
 const DAY = 86_400_000
 const MONDAY = Date.UTC(1970, 0, 5)
@@ -14,7 +14,13 @@ export function nextRenewal (plan: RecurringAllowance, accountCreated: number, a
   return thisMonth > after ? thisMonth : inMonth(after, 1, dayOfMonth)
 }
 
-function startOfDay (time: number): number {
+/** When the calendar's period that `time` lies in ends, in UTC. */
+export function endOfPeriod (period: BudgetPeriod, time: number): number {
+  return period === 'total' ? Infinity : nextRenewal({ credits: 0, every: period }, 0, time)
+}
+
+/** The beginning of a day, in UTC. */
+export function startOfDay (time: number): number {
   return Math.floor(time / DAY) * DAY
 }
 

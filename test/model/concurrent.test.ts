@@ -6,7 +6,7 @@ import { createLedger, type Ledger, type StatementEntry } from '../../src/index.
 import { createClockedLedgerDatabase } from '../helper/clock.js'
 import { createPool } from '../helper/database.js'
 import {
-  callOf, concurrentCommand, option, quietCommand, start, step, type Call, type Command, type Known, type Option
+  callOf, concurrentCommand, option, prelude, quietCommand, start, step, type Call, type Command, type Known, type Option
 } from './commands.js'
 import { outcomeOf } from './outcome.js'
 import { isOnId, Replay, type Made } from './replay.js'
@@ -15,11 +15,11 @@ import { runs, seed } from './settings.js'
 const numRuns = Math.ceil(runs / 3)
 
 const timeout = 60_000 + numRuns * 2000
-// The first for this process, the second for the test runner, whose limit is meant for a single file.
+// The first sets the limit of this process, the second that of the test runner.
 t.setTimeout(timeout)
 t.comment(`timeout=${timeout}`)
 
-// The database measures by the test's clock how long a call waits for a lock, and that clock jumps by days.
+// The database measures a call's wait for a lock with the test's clock, which jumps by days.
 const ELEVEN_DAYS = 1_000_000_000
 
 const { connectionString, setClock } = await createClockedLedgerDatabase(t, '2026-01-01T00:00:00Z')
@@ -27,7 +27,7 @@ const pools = Array.from({ length: 4 }, () => createPool(t, connectionString, { 
 await createLedger(pools[0]!).migrate()
 let sequences = 0
 
-/** What is done one by one, then calls made together, while the clock moves on. */
+/** A round: commands that run one by one, then calls that run together while the clock moves. */
 interface Round {
   quiet: Command[]
   together: Command[]
@@ -42,9 +42,10 @@ const round: fc.Arbitrary<Round> = fc.record({
 
 t.test(`calls made together are what the reference does in the order of the statement (MODEL_SEED=${seed})`, async t => {
   const rounds = fc.array(round, { minLength: 1, maxLength: 5, size: 'max' })
-  const property = fc.asyncProperty(start, option, rounds, async (start, option, rounds) => {
+  const property = fc.asyncProperty(start, option, prelude, rounds, async (start, option, prelude, rounds) => {
     const session = new Session(start, option, `sequence ${sequences++}`)
     await setClock(new Date(start).toISOString())
+    await session.run({ quiet: prelude, together: [], steps: [] })
     for (const round of rounds) await session.run(round)
   })
   await fc.assert(property, { seed, numRuns })
@@ -58,11 +59,11 @@ t.test('afterwards every account of theirs adds up', async t => {
   t.comment(`${accounts} accounts`)
 })
 
-/** A sequence under way: several ledgers, and a reference for each account. */
+/** A running sequence: several ledgers, and a reference for each account. */
 class Session {
   readonly #replays: Replay[]
   readonly #known: Known
-  /** Whose hold, grant or record it is, by method and id. */
+  /** The account of each hold, grant and record, by method and id. */
   readonly #owners = new Map<string, string>()
   #ledgers: Ledger[]
 
@@ -82,16 +83,25 @@ class Session {
     for (const replay of this.#replays) {
       replay.together(made.filter(({ call }) => this.#ownerOf(call) === replay.userId), await this.#news(replay), times)
     }
-    made.forEach(call => this.#learn(call))
+    for (const each of made) {
+      this.#known.calls.push(each.call)
+      this.#learn(each)
+    }
+    for (const { userId } of this.#replays) await this.#ask({ method: 'budgets', args: [userId] })
   }
 
   async #obey (command: Command): Promise<void> {
     if (command.do === 'wait') return await this.#pass(command.ms)
     if (command.do === 'option') return this.#restart(command.allowance)
-    const call = callOf(command, this.#known)!
+    await this.#ask(callOf(command, this.#known)!)
+  }
+
+  // Makes a call while no other is under way.
+  async #ask (call: Call): Promise<void> {
     const made = { call, outcome: await outcomeOf(this.#ledgers[0]!, call) }
     this.#refuseStrangers([made])
     this.#replays.find(({ userId }) => userId === this.#ownerOf(call))?.alone(made, this.#known.now)
+    this.#learn(made)
   }
 
   #restart (option: Option): void {
@@ -116,7 +126,7 @@ class Session {
       ({ call, outcome: await outcomeOf(this.#ledgers[index % this.#ledgers.length]!, call) })))
   }
 
-  // Where an id is nobody's, or a call names another account than it belongs to, no account is concerned.
+  // No account is concerned if an id does not exist, or if a call names another account than the id's.
   #refuseStrangers (made: Made[]): void {
     for (const { call, outcome } of made) {
       if (this.#ownerOf(call) === undefined) assert.deepStrictEqual(outcome, { refusal: { code: 'FST_CREDITS_NOT_FOUND' } })
@@ -130,7 +140,6 @@ class Session {
   }
 
   #learn ({ call, outcome: { answer } }: Made): void {
-    this.#known.calls.push(call)
     if (answer?.replayed !== false) return
     const { method } = call
     if (method === 'hold' || method === 'grant') {

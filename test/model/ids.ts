@@ -2,28 +2,28 @@ import assert from 'node:assert'
 
 const ID_FIELDS = ['id', 'holdId', 'usageId', 'referenceId']
 
-/** Which id of the real ledger stands for which of the reference. */
+/** Maps the ids of the real ledger to those of the reference. */
 export class Ids {
   readonly #actual = new Map<string, string>()
   readonly #reference = new Map<string, string>()
 
-  /** Learns what a new id of the reference is called, from two answers to one call. */
+  /** Learns a new pair of ids from the two results of one call. */
   learn (expected: object, actual: object): void {
     const id = idOf(expected)
     const actualId = idOf(actual)
     if (id === undefined || actualId === undefined || this.#actual.has(id)) return
-    const name = `${id.split(' ')[0]} ${actualId}` // holds, grants and records are numbered apart
+    const name = `${id.split(' ')[0]} ${actualId}` // holds, grants and records have separate numbers
     assert(!this.#reference.has(name), `id ${name} was answered before`)
     this.#actual.set(id, actualId)
     this.#reference.set(name, id)
   }
 
-  /** The reference's id of what the real ledger calls so. */
+  /** Returns the reference's id for an id of the real ledger. */
   toReference (kind: string, actualId: string): string {
     return this.#reference.get(`${kind} ${actualId}`) ?? actualId
   }
 
-  /** A value with the reference's ids, with those of the real ledger instead. */
+  /** Returns a value with the reference's ids replaced by those of the real ledger. */
   toActual (value: any): any {
     if (typeof value !== 'object' || value === null || value instanceof Date) return value
     return Object.fromEntries(Object.entries(value).map(([name, field]) =>

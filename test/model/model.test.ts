@@ -1,11 +1,11 @@
 import assert from 'node:assert'
 import fc from 'fast-check'
 import t from 'tap'
-import { createLedger, type Ledger, type StatementEntry } from '../../src/index.js'
+import { createLedger, type Budget, type HistoryEntry, type Ledger, type StatementEntry } from '../../src/index.js'
 import { defaults } from '../helper/app.js'
 import { createClockedLedgerDatabase } from '../helper/clock.js'
 import { createPool } from '../helper/database.js'
-import { callOf, command, option, prelude, start, type Call, type Command, type Known, type Option } from './commands.js'
+import { budgetNames, callOf, command, option, prelude, start, type Call, type Command, type Known, type Option } from './commands.js'
 import { Ids } from './ids.js'
 import { expectedOf, outcomeOf, type Outcome } from './outcome.js'
 import { Reference } from './reference.js'
@@ -14,19 +14,25 @@ import { runs, seed } from './settings.js'
 const PAGE = 7
 const ENOUGH = 300
 
-// The generator of sequences could become dull unnoticed: each of these comes up dozens of times in as many sequences.
+// The generator of sequences could become too narrow unnoticed. Each of these outcomes occurs a dozen times or more in that
+// many sequences.
 const everything = [
-  ...['balance', 'deduct', 'hold', 'capture', 'release', 'extend', 'grant', 'revoke', 'refund', 'setAllowance', 'setOverdraft']
+  ...['balance', 'deduct', 'hold', 'capture', 'release', 'extend', 'grant', 'revoke', 'refund', 'setAllowance', 'setOverdraft',
+    'setBudget', 'removeBudget', 'budgets']
     .map(method => `${method} accepted`),
   ...['deduct', 'hold', 'grant', 'release', 'lapse', 'expiry', 'renewal', 'capture', 'refund', 'revoke', 'opening']
     .map(kind => `entry ${kind}`),
-  ...['INSUFFICIENT', 'IDEMPOTENCY_CONFLICT', 'NOT_FOUND', 'HOLD_CLOSED', 'GRANT_CLOSED', 'REFUND_EXCEEDS', 'INVALID']
+  ...['INSUFFICIENT', 'IDEMPOTENCY_CONFLICT', 'NOT_FOUND', 'HOLD_CLOSED', 'GRANT_CLOSED', 'REFUND_EXCEEDS', 'INVALID',
+    'BUDGET_EXCEEDED', 'BUDGET_IN_USE']
     .map(code => `FST_CREDITS_${code}`),
-  'replayed'
+  'no such budget', 'a circle of budgets', 'too many levels of budgets',
+  ...['total', 'month', 'week', 'day'].flatMap(period => [`the ${period} of its budget`, `the ${period} of a budget above`]),
+  ...['deduct', 'hold', 'capture', 'refund'].map(kind => `entry ${kind} in a budget`),
+  'a budget made from a template', 'more used than a limit', 'replayed'
 ]
 
 const timeout = 60_000 + runs * 500
-// The first for this process, the second for the test runner, whose limit is meant for a single file.
+// The first sets the limit of this process, the second that of the test runner.
 t.setTimeout(timeout)
 t.comment(`timeout=${timeout}`)
 
@@ -34,9 +40,9 @@ const { connectionString, setClock } = await createClockedLedgerDatabase(t, '202
 const pool = createPool(t, connectionString)
 await createLedger(pool, defaults).migrate()
 
-// One database serves all sequences, as each has accounts of its own; an account's time never goes back.
+// All sequences share one database, because each has its own accounts; the time of an account never goes back.
 let sequences = 0
-const seen = new Set<string>()
+const seen = new Map<string, number>()
 
 t.test(`random sequences of calls are answered as the reference answers them (MODEL_SEED=${seed})`, async t => {
   const sequence = fc.array(command, { minLength: 1, maxLength: 70, size: 'max' })
@@ -51,6 +57,7 @@ t.test(`random sequences of calls are answered as the reference answers them (MO
 })
 
 t.test('they came to everything that a call can come to', { skip: runs < ENOUGH && 'too few sequences' }, async t => {
+  t.comment(JSON.stringify(Object.fromEntries([...seen].sort())))
   t.strictSame(everything.filter(what => !seen.has(what)), [])
 })
 
@@ -61,12 +68,37 @@ t.test('afterwards every account of theirs adds up', async t => {
   t.comment(`${accounts} accounts`)
 })
 
-function see ({ method }: Call, { answer, refusal }: Outcome): void {
-  if (refusal) seen.add(refusal.code)
-  else seen.add(answer.replayed ? 'replayed' : `${method} accepted`)
+// Entries in one order. The database sorts those of equal use by the hash of their metadata.
+function inOrder (entries: HistoryEntry[]): HistoryEntry[] {
+  const textOf = ({ date, operation, metadata }: HistoryEntry) => JSON.stringify([date, operation, Object.entries(metadata).sort()])
+  return [...entries].sort((a, b) => textOf(a) < textOf(b) ? -1 : 1)
 }
 
-/** A sequence under way, in the reference and in the database. */
+function see (what: string): void {
+  seen.set(what, (seen.get(what) ?? 0) + 1)
+}
+
+function seeOutcome ({ method, args }: Call, { answer, refusal }: Outcome): void {
+  if (refusal) return seeRefusal(method, args, refusal)
+  see(answer?.replayed ? 'replayed' : `${method} accepted`)
+  if (method === 'setBudget') seeBudgets([answer])
+  if (method === 'budgets') seeBudgets(answer.entries)
+}
+
+function seeBudgets (budgets: Budget[]): void {
+  for (const { limits, used } of budgets) {
+    for (const period of ['day', 'week', 'month', 'total'] as const) if (used[period]! > limits[period]!) see('more used than a limit')
+  }
+}
+
+function seeRefusal (method: string, args: any[], { code, budget, period, problem }: NonNullable<Outcome['refusal']>): void {
+  see(code)
+  if (period !== undefined) see(`the ${period} of ${budget === args[0].budget ? 'its budget' : 'a budget above'}`)
+  if (problem !== undefined) see(/levels/.test(problem) ? 'too many levels of budgets' : 'a circle of budgets')
+  if (code === 'FST_CREDITS_NOT_FOUND' && /Budget|deduct|hold/.test(method)) see('no such budget')
+}
+
+/** A running sequence, in the reference and in the database. */
 class Session {
   readonly #reference: Reference
   readonly #ids = new Ids()
@@ -89,14 +121,28 @@ class Session {
     }
   }
 
-  /** Both ledgers tell the same about every account, entry by entry. */
+  /** Asserts that both ledgers have the same statement of every account, entry by entry. */
   async compareStatements (): Promise<void> {
     for (const userId of this.#known.users) {
       const expected = this.#reference.entries(userId).map(entry => this.#ids.toActual(entry))
       assert.deepStrictEqual(await this.#statement(userId), expected, `the statement of ${userId}`)
-      for (const { kind } of expected) seen.add(`entry ${kind}`)
+      for (const { kind, budget } of expected) see(`entry ${kind}${budget === undefined ? '' : ' in a budget'}`)
+      await this.#compareBudgets(userId)
       const { differences } = await this.#ledger.reconcile(userId)
       assert.deepStrictEqual(differences, [])
+    }
+  }
+
+  // Also the history of those that were removed.
+  async #compareBudgets (userId: string): Promise<void> {
+    const budgets = await this.#ledger.budgets(userId)
+    assert.deepStrictEqual(budgets, this.#reference.budgets(userId), `the budgets of ${userId}`)
+    seeBudgets(budgets.entries)
+    for (const budget of budgetNames) {
+      const expected = this.#reference.history(userId, budget)
+      if (expected.length === 0) continue // most, which would take their time
+      const { entries } = await this.#ledger.history(userId, { budget, days: 36_500 })
+      assert.deepStrictEqual(inOrder(entries), inOrder(expected), `the history of ${budget} of ${userId}`)
     }
   }
 
@@ -106,19 +152,21 @@ class Session {
     await setClock(new Date(this.#known.now).toISOString())
   }
 
-  // As a host does that starts again with another allowance.
+  // Like a host that starts again with another allowance.
   #restart (allowance: Option): void {
     this.#reference.setOption(allowance)
     this.#ledger = createLedger(pool, { ...defaults, allowance })
   }
 
   async #compare (call: Call): Promise<void> {
+    const before = call.args[0].budget && this.#reference.budgets(call.args[0].userId).entries
     const expected = expectedOf(this.#reference, call)
     const actual = await outcomeOf(this.#ledger, this.#translate(call))
     if (expected.answer && actual.answer) this.#learn(call, expected.answer, actual.answer)
     const translated = expected.answer ? { answer: this.#ids.toActual(expected.answer) } : expected
     assert.deepStrictEqual(actual, translated, `the answer to ${JSON.stringify(call)}`)
-    see(call, actual)
+    seeOutcome(call, actual)
+    if (actual.answer?.replayed === false && before?.every(({ budget }: Budget) => budget !== call.args[0].budget)) see('a budget made from a template')
     this.#known.calls.push(call)
   }
 

@@ -1,25 +1,28 @@
 import type { Credits } from '../../src/index.js'
-import { Refusal, type Reference } from './reference.js'
 import type { Call } from './commands.js'
+import type { Reference } from './reference.js'
+import { Refusal } from './refusal.js'
 
-/** What a call came to: its answer, or what its error tells. */
+/** The outcome of a call: its result, or the code and fields of its error. */
 export interface Outcome {
   answer?: any
-  refusal?: { code: string, field?: string, required?: number, credits?: object }
+  refusal?: { code: string } & Partial<Record<typeof FACTS[number] | 'problem', any>>
 }
 
-/** What the ledger makes of a call. That it cannot be reached is no answer, and fails the test. */
+const FACTS = ['field', 'required', 'credits', 'budget', 'period', 'limit', 'used', 'held', 'resetsAt'] as const
+
+/** Makes a call on the ledger and returns its outcome. If the database is unavailable, throws, and the test fails. */
 export async function outcomeOf (ledger: Credits, { method, args }: Call): Promise<Outcome> {
   try {
     return { answer: await (ledger[method] as (...args: any[]) => Promise<any>)(...args) }
   } catch (error) {
-    const { code, field, required, credits } = error as NonNullable<Outcome['refusal']>
+    const { code, ...facts } = error as NonNullable<Outcome['refusal']>
     if (!code?.startsWith('FST_CREDITS_') || code === 'FST_CREDITS_UNAVAILABLE') throw error
-    return refused(code, { field, required, credits })
+    return refused(code, facts)
   }
 }
 
-/** What the reference makes of it. */
+/** Makes a call on the reference and returns its outcome. */
 export function expectedOf (reference: Reference, { method, args }: Call): Outcome {
   try {
     return { answer: (reference[method as 'balance'] as (...args: any[]) => any)(...args) }
@@ -29,6 +32,8 @@ export function expectedOf (reference: Reference, { method, args }: Call): Outco
   }
 }
 
-function refused (code: string, facts: object): Outcome {
-  return { refusal: { code, ...Object.fromEntries(Object.entries(facts).filter(([, value]) => value !== undefined)) } }
+// The field `within` is refused for two reasons, which are told apart by the problem.
+function refused (code: string, facts: Record<string, any>): Outcome {
+  const told = facts['field'] === 'within' ? [...FACTS, 'problem'] : FACTS
+  return { refusal: { code, ...Object.fromEntries(told.map(name => [name, facts[name]]).filter(([, value]) => value !== undefined)) } }
 }

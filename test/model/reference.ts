@@ -1,9 +1,13 @@
 import type {
-  AllowanceTerms, Balance, Capture, CaptureInput, DeductInput, Deduction, Extension, ExtendInput, Grant, GrantInput, Hold,
-  HoldInput, Metadata, OverdraftTerms, RecurringAllowance, Refund, RefundInput, Release, ReleaseInput, Revocation,
-  RevokeInput, StatementEntry
+  AllowanceTerms, Balance, Budget, BudgetDefinition, Budgets, BudgetsInput, Capture, CaptureInput, DeductInput, Deduction,
+  Extension, ExtendInput, Grant, GrantInput, HistoryEntry, Hold, HoldInput, Metadata, OverdraftTerms, RecurringAllowance,
+  Refund, RefundInput, Release, ReleaseInput, Revocation, RevokeInput, StatementEntry
 } from '../../src/index.js'
+import {
+  historyOf, listBudgets, makeFromTemplate, pathOf, removeBudget, requireRoom, setBudget, type Spender, type Usage
+} from './budgets.js'
 import { nextRenewal } from './calendar.js'
+import { Refusal } from './refusal.js'
 
 const NEVER = Infinity
 const FIFTEEN_MINUTES = 900_000
@@ -12,7 +16,7 @@ const LAST_TO_BURN = 101
 
 type Plan = RecurringAllowance | null
 
-/** Credits given, and what of them is unspent. */
+/** A grant: the credits given, and how many of them are unspent. */
 interface Given {
   id?: string
   kind: 'grant' | 'allowance' | 'refund'
@@ -24,23 +28,25 @@ interface Given {
   revocation?: Revocation
 }
 
-/** Credits set aside. */
+/** A hold: credits that are set aside. */
 interface Held {
   id: string
   left: number
-  /** Of those, what was saved from grants that have ended. */
+  /** How many of these were kept from grants that have ended. */
   pinned: number
   operation: string
   metadata: Metadata
   expiresAt: number
+  /** The budgets in which it counts: the one that it names, then those above it. */
+  path: string[]
   state: 'open' | 'captured' | 'released' | 'lapsed'
   captures: Array<{ key?: string, request: string, answer: Capture }>
-  /** The capture that closed it, or what a release returns. */
+  /** The result of the capture or release that closed the hold. */
   closing?: { request: string, answer: Capture }
   release?: Release
 }
 
-/** Credits spent. */
+/** A usage record: credits that were spent. */
 interface Spent {
   id: string
   key?: string
@@ -49,26 +55,31 @@ interface Spent {
   refunded: number
   operation: string
   metadata: Metadata
+  at: number
+  /** As that of a hold. */
+  path: string[]
 }
 
-interface Account {
+interface Account extends Spender {
   userId: string
   createdAt: number
   given: Given[]
   holds: Held[]
   spent: Spent[]
-  /** Spending that nothing given has covered yet. */
+  /** Spending that no grant has covered yet. */
   debt: number
   /** Spent in this period. */
   used: number
   overdraft: number
   plan: Plan
   ownPlan: boolean
-  /** What the next renewal changes the plan to; undefined: nothing. */
+  /** The plan that begins with the next renewal; undefined: no change. */
   nextPlan: Plan | undefined
   renewsAt: number
   entries: StatementEntry[]
   answers: Map<string, { request: string, answer: object }>
+  /** All that was spent, and given back. */
+  usage: Usage[]
 }
 
 interface State {
@@ -79,17 +90,10 @@ interface State {
   ids: number
 }
 
-/** A call refused, by the code of its error and what the error tells besides. */
-export class Refusal extends Error {
-  constructor (readonly code: string, readonly facts: object = {}) {
-    super(code)
-  }
-}
-
 /**
- * The rules of the ledger, in memory and in UTC. It differs from the real one in how it works, so that both are not
- * wrong in the same way: spending is laid on grants at once, and what an account has follows from what its grants have
- * left, from its holds and its debt, instead of being counted along. Times are milliseconds, and `now` never goes back.
+ * The rules of the ledger, in memory and in UTC. It works differently from the real one, because otherwise both could make
+ * one mistake. It takes spending from grants at once. It computes a balance from what is left of the grants, the holds and
+ * the debt, instead of keeping a running sum. Times are in milliseconds, and `now` never goes back.
  */
 export class Reference {
   #state: State
@@ -106,7 +110,7 @@ export class Reference {
     this.#state.now = time
   }
 
-  /** As of a host that starts again with another option `allowance`. */
+  /** Changes the option `allowance`, like a host that starts again with another one. */
   setOption (allowance: number | RecurringAllowance): void {
     this.#state.allowance = allowance
   }
@@ -126,27 +130,26 @@ export class Reference {
     return this.#touch(userId).entries
   }
 
-  deduct ({ userId, credits, operation, metadata = {}, idempotencyKey }: DeductInput): Deduction {
+  deduct ({ userId, credits, operation, metadata = {}, budget, idempotencyKey }: DeductInput): Deduction {
     const account = this.#touch(userId!)
-    return once(account, 'deduct', idempotencyKey, [credits, operation, metadata], () => {
-      requireCredits(account, credits)
+    return once(account, 'deduct', idempotencyKey, [credits, operation, metadata, budget], () => {
+      const path = this.#charge(account, budget, credits)
       lay(account, credits)
       account.used += credits
-      const record = this.#record(account, { key: idempotencyKey, kind: 'deduct', credits, operation, metadata })
-      const { id } = record
-      const balance = this.#enter(account, 'deduct', { id, operation, metadata })
+      const { id } = this.#record(account, { key: idempotencyKey, kind: 'deduct', credits, operation, metadata, path })
+      const balance = this.#enter(account, 'deduct', { id, operation, metadata, budget })
       return { id, userId: account.userId, credits, operation, balance, replayed: false }
     })
   }
 
-  hold ({ userId, credits, operation, metadata = {}, ttl = FIFTEEN_MINUTES, idempotencyKey }: HoldInput): Hold {
+  hold ({ userId, credits, operation, metadata = {}, ttl = FIFTEEN_MINUTES, budget, idempotencyKey }: HoldInput): Hold {
     const account = this.#touch(userId!)
-    return once(account, 'hold', idempotencyKey, [credits, operation, metadata, ttl], () => {
-      requireCredits(account, credits)
+    return once(account, 'hold', idempotencyKey, [credits, operation, metadata, ttl, budget], () => {
+      const path = this.#charge(account, budget, credits)
       const id = this.#id('hold')
       const expiresAt = this.now + ttl
-      account.holds.push({ id, left: credits, pinned: 0, operation, metadata, expiresAt, state: 'open', captures: [] })
-      const balance = this.#enter(account, 'hold', { id, operation, metadata })
+      account.holds.push({ id, left: credits, pinned: 0, operation, metadata, expiresAt, path, state: 'open', captures: [] })
+      const balance = this.#enter(account, 'hold', { id, operation, metadata, budget })
       return { id, userId: account.userId, credits, operation, expiresAt: new Date(expiresAt), balance, replayed: false }
     })
   }
@@ -172,8 +175,9 @@ export class Reference {
     lay(account, extra)
     account.used += credits
     const merged = { ...hold.metadata, ...metadata }
-    const { id } = this.#record(account, { kind: 'capture', credits, operation: hold.operation, metadata: merged })
-    const balance = this.#enter(account, 'capture', { id, referenceId: holdId, operation: hold.operation, metadata: merged })
+    const { operation, path } = hold
+    const { id } = this.#record(account, { kind: 'capture', credits, operation, metadata: merged, path })
+    const balance = this.#enter(account, 'capture', { id, referenceId: holdId, operation, metadata: merged, budget: path[0] })
     const answer: Capture = { id, holdId, userId: account.userId, credits, uncollected, balance, replayed: false }
     hold.captures.push({ key, request, answer })
     if (closes) hold.closing = { request, answer }
@@ -235,9 +239,10 @@ export class Reference {
       record.refunded += credits
       account.used -= ofThisPeriod
       unlay(account, credits)
-      const { id: referenceId, operation, metadata } = record
+      const { id: referenceId, operation, metadata, path } = record
+      account.usage.push({ at: this.now, credits: -credits, operation, metadata, path })
       const id = this.#id('record')
-      const balance = this.#enter(account, 'refund', { id, referenceId, operation, metadata, reason })
+      const balance = this.#enter(account, 'refund', { id, referenceId, operation, metadata, reason, budget: path[0] })
       return { id, usageId: referenceId, userId: account.userId, credits, balance, replayed: false }
     })
   }
@@ -263,7 +268,24 @@ export class Reference {
     return { userId, overdraft, balance: balanceOf(account) }
   }
 
-  // Every access to an account creates it where it is missing, and makes happen what is due.
+  setBudget (userId: string, name: string, definition: BudgetDefinition): Budget {
+    return setBudget(this.#touch(userId), name, definition, this.now)
+  }
+
+  removeBudget (userId: string, name: string): void {
+    removeBudget(this.#touch(userId), name)
+  }
+
+  budgets (userId: string, input: BudgetsInput = {}): Budgets {
+    return listBudgets(this.#touch(userId), input, this.now)
+  }
+
+  /** What was ever spent in a budget, by day. */
+  history (userId: string, budget: string): HistoryEntry[] {
+    return historyOf(this.#touch(userId).usage, budget)
+  }
+
+  // Every access to an account creates it if it is missing, and settles what is due: lapses, expiries and renewals.
   #touch (userId: string): Account {
     const account = this.#state.accounts.get(userId) ?? this.#create(userId)
     this.#settle(account)
@@ -287,7 +309,9 @@ export class Reference {
       nextPlan: undefined,
       renewsAt: NEVER,
       entries: [],
-      answers: new Map()
+      answers: new Map(),
+      budgets: new Map(),
+      usage: []
     }
     beginPeriod(account, typeof allowance === 'number' ? allowance : 0, now)
     this.#state.accounts.set(userId, account)
@@ -330,12 +354,12 @@ export class Reference {
     const { left } = hold
     end(hold, state)
     const balance = this.#enter(account, state === 'lapsed' ? 'lapse' : 'release', { referenceId: hold.id }, at)
-    if (state === 'lapsed') hold.left = left // what a late capture charges, unless it says otherwise
+    if (state === 'lapsed') hold.left = left // the default amount of a late capture
     hold.release = { id: hold.id, userId: account.userId, credits, balance, replayed: false }
     return hold.release
   }
 
-  // Writes the statement: what an entry changed is what is available now and was not before.
+  // Writes an entry of the statement. Its amount is the change of the available credits since the entry before.
   #enter (account: Account, kind: StatementEntry['kind'], cause: Partial<StatementEntry>, at = this.now): Balance {
     const balance = balanceOf(account)
     const amount = balance.available - (account.entries.at(-1)?.balance.available ?? 0)
@@ -344,9 +368,19 @@ export class Reference {
     return balance
   }
 
-  #record (account: Account, fields: Omit<Spent, 'id' | 'refunded'>): Spent {
-    const record = { ...fields, id: this.#id('record'), refunded: 0 }
+  // Refuses a charge that does not fit. Returns the budgets in which it counts.
+  #charge (account: Account, budget: string | undefined, credits: number): string[] {
+    const path = pathOf(account, budget)
+    requireCredits(account, credits)
+    requireRoom(account, path, credits, this.now, () => ({ required: credits, credits: balanceOf(account) }))
+    makeFromTemplate(account, path)
+    return path
+  }
+
+  #record (account: Account, fields: Omit<Spent, 'id' | 'at' | 'refunded'>): Spent {
+    const record = { ...fields, id: this.#id('record'), at: this.now, refunded: 0 }
     account.spent.push(record)
+    account.usage.push(record)
     return record
   }
 
@@ -377,7 +411,7 @@ function openHolds ({ holds }: Account): Held[] {
   return holds.filter(({ state }) => state === 'open')
 }
 
-// Living grants: those of the lower priority number first, then those that expire earlier, then the older.
+// Returns the living grants in burn order: by priority number, then by expiry, then by age.
 function burnOrder ({ given }: Account): Given[] {
   return given
     .filter(({ ended }) => ended === undefined)
@@ -404,7 +438,7 @@ function requireCredits (account: Account, credits: number): void {
   if (spendable(account) < credits) throw insufficient(account, credits)
 }
 
-// How much may still be added: what an account can spend in all never passes 2^53 - 1.
+// Returns how many credits may still be added: an account can never spend more than 2^53 - 1 in all.
 function roomOf (account: Account): number {
   return Number.MAX_SAFE_INTEGER - balanceOf(account).total - account.overdraft
 }
@@ -425,7 +459,7 @@ function lay (account: Account, credits: number): void {
   account.debt += credits
 }
 
-// Gives spent credits back: to the debt, then to the grants, the last to burn first, then as a grant of their own.
+// Gives spent credits back: pays the debt, then fills the grants in reverse burn order. What remains becomes a new grant.
 function unlay (account: Account, credits: number): void {
   const paid = Math.min(credits, account.debt)
   account.debt -= paid
@@ -446,7 +480,7 @@ function give (account: Account, grant: Omit<Given, 'left'>): void {
   lay(account, debt)
 }
 
-// Ends a grant, but for what open holds lie on, which is theirs from here on. Answers what is gone.
+// Ends a grant. Open holds keep what they hold of it. Returns how many credits are lost.
 function endGrant (account: Account, ending: Given, how: 'expired' | 'revoked'): number {
   const free = burnOrder(account).map(grant => ({ grant, left: grant.left }))
   for (const hold of openHolds(account)) {
@@ -463,7 +497,7 @@ function endGrant (account: Account, ending: Given, how: 'expired' | 'revoked'):
   return free.find(({ grant }) => grant === ending)!.left
 }
 
-// Spends from a hold: first what was saved from grants that have ended, the rest from those that live.
+// Spends from a hold: first what it kept of ended grants, then from living grants.
 function take (account: Account, hold: Held, credits: number): void {
   const saved = Math.min(credits, hold.pinned)
   hold.pinned -= saved
@@ -506,7 +540,8 @@ function nextDue (account: Account): number {
   return Math.min(account.renewsAt, ...grants, ...holds)
 }
 
-// With a key, the same request gets the same answer again, and another one is refused. A refused request leaves its key unused.
+// A request that is repeated with its key returns the first result again. Another request with that key is refused. A refused
+// request leaves its key unused.
 function once<T extends object> (
   account: Account, kind: string, key: string | undefined, content: unknown[], act: () => T
 ): T {

@@ -7,13 +7,13 @@ import { Reference } from './reference.js'
 
 const ofTime = ['opening', 'lapse', 'expiry', 'renewal']
 
-/** A call that was made, and what came of it. */
+/** A call that was made, and its outcome. */
 export interface Made {
   call: Call
   outcome: Outcome
 }
 
-/** One account: what the database did to it, told to a reference of its own in the order of its statement. */
+/** Replays what the database did to one account on a reference, in the order of the account's statement. */
 export class Replay {
   readonly userId: string
   readonly #reference: Reference
@@ -25,7 +25,7 @@ export class Replay {
     this.#reference = new Reference(start, option)
   }
 
-  /** How many entries of the statement the reference has been told. */
+  /** How many entries of the statement have been replayed. */
   get length (): number {
     return this.#entries
   }
@@ -34,7 +34,7 @@ export class Replay {
     this.#reference.setOption(option)
   }
 
-  /** A call that was made while no other was under way. */
+  /** Replays a call that was made while no other was under way. */
   alone (made: Made, now: number): void {
     this.#pass(now)
     this.#expect(made)
@@ -42,8 +42,8 @@ export class Replay {
   }
 
   /**
-   * Calls that were made together, while the clock showed `times`. What changed the account has an entry, and must be
-   * what the reference does at that place; any other call must be what it returns at some place.
+   * Replays calls that were made together, while the clock showed `times`. A call that changed the account has an entry, and
+   * the reference must do the same there. Any other call must have the reference's outcome at some place in the order.
    */
   together (made: Made[], entries: StatementEntry[], times: number[]): void {
     const postings = new Map(made.filter(isPosting).map(posting => [nameOf(posting), posting]))
@@ -71,8 +71,8 @@ export class Replay {
     this.#expect(posting)
   }
 
-  // The statement does not say when somebody came by and made happen what was due: at the instant of the first of these
-  // entries, or at that of a later renewal, which is one entry with others where nobody came by between them.
+  // The statement does not say when a call settled what was due: at the instant of the first of these entries, or at that of
+  // a later renewal. Several renewals are one entry if no call came between them.
   #settledAt (entries: StatementEntry[]): number {
     const end = entries.findIndex(entry => !isOfTime(entry))
     const renewals = entries.slice(0, end < 0 ? undefined : end).filter(({ kind }) => kind === 'renewal')
@@ -106,7 +106,7 @@ export class Replay {
     })
   }
 
-  // A posting may have begun before another one, which came first: time stands still then.
+  // A posting that began earlier may come after another one. Then the time stays as it is.
   #pass (time: number): void {
     this.#reference.now = Math.max(this.#reference.now, time)
   }
@@ -123,7 +123,7 @@ export class Replay {
   }
 }
 
-/** Whether a method's first argument is an id. */
+/** Returns true if a method's first argument is an id. */
 export function isOnId (method: Call['method']): boolean {
   return ['capture', 'release', 'extend', 'revoke'].includes(method)
 }

@@ -1,5 +1,5 @@
-/** How many sequences are run: MODEL_RUNS, or what takes well under a minute. */
-export const runs = Number(process.env.MODEL_RUNS ?? 300)
+/** How many sequences are run: MODEL_RUNS, or a number that takes well under a minute. */
+export const runs = Number(process.env.MODEL_RUNS ?? 200)
 
-/** Where their random numbers begin: MODEL_SEED, or another one each time. Tests print it. */
+/** The seed of their random numbers: MODEL_SEED, or another one each time. Tests print it. */
 export const seed = Number(process.env.MODEL_SEED ?? Date.now() % 2 ** 31)

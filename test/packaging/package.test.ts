@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join, relative, sep } from 'node:path'
 import { publint } from 'publint'
 import t from 'tap'
@@ -16,13 +16,20 @@ t.test('the tarball holds what a user needs, and nothing else', async t => {
   const files = await filesOf(consumer.installed)
   const built = files.filter(file => file.startsWith('dist/'))
   const sql = files.filter(file => file.startsWith('src/'))
-  t.strictSame(built, ['cjs', 'cjs.map', 'd.cts', 'd.ts', 'js', 'js.map'].map(end => `dist/index.${end}`))
+  t.strictSame(built.filter(file => !/^dist\/chunk-\w+\.js$/.test(file)),
+    ['index', 'ledger'].flatMap(entry => ['cjs', 'd.cts', 'd.ts', 'js'].map(end => `dist/${entry}.${end}`)))
   const included = (await Promise.all(sql.map(async file => [...(await readFile(join(consumer.installed, file), 'utf8'))
     .matchAll(/^\s*\\ir (.*)$/gm)].map(([, path]) => join(dirname(file), path!).split(sep).join('/'))))).flat()
   const told = ['tables', 'functions', 'daily_usage', 'rights'].map(name => `src/sql/${name}.sql`)
   t.strictSame(sql, [...new Set([...included, ...told])].sort(), 'what psql is told to run, and includes')
   t.strictSame(files.filter(file => !built.includes(file) && !sql.includes(file)),
     ['CHANGELOG.md', 'LICENSE', 'README.md', 'docs/partition-usage.sql', 'package.json'])
+})
+
+t.test('it is small', async t => {
+  const sizes = await Promise.all((await filesOf(consumer.installed)).map(file => stat(join(consumer.installed, file))))
+  const bytes = sizes.reduce((sum, { size }) => sum + size, 0)
+  t.ok(bytes < 1.7e6, `${bytes} bytes`)
 })
 
 t.test('every file that package.json names is in the tarball, and installing runs no script', async t => {
@@ -102,6 +109,47 @@ t.test('a CommonJS script deducts', async t => {
   t.strictSame(JSON.parse(answer), deducted)
 })
 
+t.test('the ledger works alone, where neither Fastify nor its plugins are installed', async t => {
+  const alone = await installPackage(t)
+  for (const name of ['fastify', 'fastify-plugin', '@fastify/postgres']) {
+    await rm(join(alone.folder, 'node_modules', name), { recursive: true })
+  }
+  const charge = (load: string) => `
+    async function main () {
+      ${load}
+      const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL })
+      const ledger = createLedger(pool)
+      await ledger.migrate()
+      const { balance } = await ledger.deduct({ userId: 'ann', credits: 100, operation: 'chat' })
+      const error = await ledger.deduct({ userId: 'ann', credits: 10_000, operation: 'chat' }).catch(error => error)
+      await ledger.close()
+      await pool.end()
+      console.log(JSON.stringify({ balance, short: error instanceof InsufficientCreditsError }))
+    }
+    main()`
+  const scripts = {
+    'ledger.mjs': charge("const [{ default: pg }, { createLedger, InsufficientCreditsError }] = await Promise.all([import('pg'), import('fastify-ai-credits/ledger')])"),
+    'ledger.cjs': charge("const pg = require('pg'), { createLedger, InsufficientCreditsError } = require('fastify-ai-credits/ledger')")
+  }
+  for (const [name, source] of Object.entries(scripts)) {
+    const answer = await alone.execute(name, source, { DATABASE_URL: await createDatabase(t) })
+    t.strictSame(JSON.parse(answer), { balance: { available: 9900, total: 10000, used: 100, held: 0 }, short: true }, name)
+  }
+  await t.rejects(alone.execute('plugin.mjs', "import 'fastify-ai-credits'"), /Cannot find package/, 'the plugin needs them')
+})
+
+t.test('an error of one entry is one of the other\'s', async t => {
+  const source = (load: string) => `
+    async function main () {
+      const plugin = await ${load}('fastify-ai-credits'), ledger = await ${load}('fastify-ai-credits/ledger')
+      const error = new plugin.NotFoundError('hold')
+      console.log(error instanceof ledger.NotFoundError, error instanceof ledger.HoldClosedError)
+    }
+    main()`
+  t.equal(await consumer.execute('same.mjs', source('import')), 'true false\n')
+  t.equal(await consumer.execute('same.cjs', source('require')), 'true false\n')
+})
+
 // A finder that is refused everything would pass for one that found nothing, so the second run has an API to find. A test
 // of its own, as no other may find one.
 t.test('without @opentelemetry/api nothing is measured, and with it calls are', async t => {
@@ -157,6 +205,8 @@ const typedUse = `
     return balance.available
   }`
 
+const ledgerImport = "import { createLedger as openAlone, type Ledger } from 'fastify-ai-credits/ledger'"
+
 const imports = "{ createLedger, fastifyAiCredits, InsufficientCreditsError, type FastifyAiCreditsOptions, type Pool } from 'fastify-ai-credits'"
 
 t.test('TypeScript compiles an ES module and a CommonJS one, every declaration checked', async t => {
@@ -164,12 +214,16 @@ t.test('TypeScript compiles an ES module and a CommonJS one, every declaration c
   await writeFile(join(folder, 'typed.mts'), `
     import Fastify from 'fastify'
     import credits, ${imports}
-    ${typedUse}`)
+    ${ledgerImport}
+    ${typedUse}
+    export const open = (pool: Pool): Ledger => openAlone(pool)`)
   await writeFile(join(folder, 'typed.cts'), `
     import Fastify from 'fastify'
     import credits, ${imports}
     import required = require('fastify-ai-credits')
+    ${ledgerImport}
     ${typedUse}
+    export const open = (pool: Pool): Ledger => openAlone(pool)
     app.register(required.default)`)
   await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({
     compilerOptions: { module: 'NodeNext', target: 'ES2022', strict: true, skipLibCheck: false, noEmit: true, types: ['node'] },

@@ -33,11 +33,23 @@ describe('config.credits', () => {
       capture: 'before' as const,
       onUnavailable: 'allow' as const,
       metadata: { a: 1 },
-      user: () => 'ann'
+      user: () => 'ann',
+      budget: 'key:k1'
     })
     expect(charge).type.toBeCallableWith({ operation: 'chat', cost: 1, metadata: async () => ({ a: 1 }), user: async () => null })
     expect(charge).type.not.toBeCallableWith({ operation: 'chat', cost: 1, capture: 'never' })
     expect(charge).type.not.toBeCallableWith({ operation: 'chat', cost: 1, costs: 1 })
+  })
+
+  test('has a budget, or a function of the request that returns one or none', () => {
+    expect<NonNullable<RouteCredits['budget']>>().type.toBe<
+      string | ((request: FastifyRequest) => string | null | undefined | Promise<string | null | undefined>)
+    >()
+    expect(charge).type.toBeCallableWith({ operation: 'chat', cost: 1, budget: async () => undefined })
+    expect(charge).type.toBeCallableWith({ operation: 'chat', cost: 1, user: () => ({ userId: 'acme', budget: 'key:k1' }) })
+    expect(charge).type.not.toBeCallableWith({ operation: 'chat', cost: 1, budget: 17 })
+    expect(charge).type.not.toBeCallableWith({ operation: 'chat', cost: 1, budget: () => 17 })
+    expect(charge).type.not.toBeCallableWith({ operation: 'chat', cost: 1, budget: null })
   })
 
   test('tells a cost function what is held', () => {
@@ -52,6 +64,7 @@ describe('request.credits', () => {
 
   test('is what it is said to be', () => {
     expect<RequestCredits['holdId']>().type.toBe<string | null>()
+    expect<RequestCredits['budget']>().type.toBe<string | null>()
     expect<RequestCredits['use']>().type.toBe<(credits: number) => void>()
     expect<RequestCredits['metadata']>().type.toBe<(facts: Metadata) => void>()
     expect<RequestCredits['cancel']>().type.toBe<() => void>()

@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import type pg from 'pg'
 import { describe, expect, test } from 'tstyche'
 import {
-  createLedger, IdempotencyConflictError, InsufficientCreditsError, InvalidInputError, UnavailableError,
+  createLedger, type Affordability, BudgetExceededError, IdempotencyConflictError, InsufficientCreditsError, InvalidInputError, UnavailableError,
   type Balance, type Credits, type CreditsEvents, type CreditsListener, type Deduction, type DeductedEvent, type History,
   type HistoryEntry, type Ledger, type Pruning, type Queryable, type Quote
 } from '../../src/index.js'
@@ -16,7 +16,7 @@ declare const pglite: PGlite
 declare const adapter: { query (text: string, values?: unknown[]): Promise<{ rows: unknown[] }> }
 declare const ledger: Ledger
 
-const { deduct, balance, history, prune } = fastify.credits
+const { deduct, canAfford, balance, history, prune } = fastify.credits
 
 describe('fastify.credits', () => {
   test('is on every instance', () => {
@@ -64,6 +64,27 @@ describe('deduct', () => {
     expect(deduct).type.not.toBeCallableWith({ credits: 1, operation: 'chat', client: 'postgres://localhost' })
     expect(deduct).type.not.toBeCallableWith({ credits: 1, operation: 'chat', client: { query: () => [] } })
     expect(deduct).type.not.toBeCallableWith({ credits: 1, operation: 'chat', client: {} })
+  })
+})
+
+describe('canAfford', () => {
+  test('takes what deduct takes', () => {
+    expect<Parameters<Credits['canAfford']>>().type.toBe<Parameters<Credits['deduct']>>()
+    expect(canAfford).type.toBeCallableWith({ userId: 'ann', credits: 100, operation: 'chat', budget: 'key:1', idempotencyKey: 'one', client })
+    expect(canAfford).type.not.toBeCallableWith({ credits: 100 })
+  })
+
+  test('answers with the error of a refusal, and does not throw it', () => {
+    expect(canAfford({ credits: 100, operation: 'chat' })).type.toBe<Promise<Affordability>>()
+    expect<Affordability>().type.toBe<{
+      userId: string
+      credits: number
+      operation: string
+      affordable: boolean
+      replayed: boolean
+      balance: Balance
+      refusal: InsufficientCreditsError | BudgetExceededError | null
+    }>()
   })
 })
 
@@ -120,7 +141,7 @@ describe('events', () => {
     })
     ledger.once('low', ({ threshold }) => expect(threshold).type.toBe<number | `${number}%`>())
     fastify.credits.off('renewed', async ({ details }) => expect(details.periods).type.toBe<number>())
-    expect<keyof CreditsEvents>().type.toBe<'deducted' | 'refused' | 'granted' | 'lapsed' | 'low' | 'exhausted' | 'renewed'>()
+    expect<keyof CreditsEvents>().type.toBe<'deducted' | 'refused' | 'budget_exceeded' | 'granted' | 'lapsed' | 'low' | 'budget_low' | 'exhausted' | 'renewed'>()
     expect<CreditsListener<'exhausted'>>().type.toBeAssignableFrom<(event: { userId: string, balance: Balance }) => Promise<void>>()
   })
 

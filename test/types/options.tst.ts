@@ -35,6 +35,7 @@ describe('the options', () => {
       timeout: number
       maxQueue: number
       low: Array<number | `${number}%`>
+      budgetLow: Array<number | `${number}%`>
       schema: string
       prepare: boolean
     }>()
@@ -103,7 +104,18 @@ describe('identify', () => {
     expect(options).type.toBeCallableWith({ identify: async () => null })
     expect(options).type.toBeCallableWith({ identify: () => undefined })
     expect(options).type.toBeCallableWith({ identify: () => ({ any: true } as const) })
-    expect<Identity>().type.toBe<string | { any: true } | null | undefined>()
+    expect<Identity>().type.toBe<
+      string | { userId: string | null | undefined, budget?: string | null | undefined } | { any: true } | null | undefined
+    >()
+  })
+
+  test('may bind a request to a budget', () => {
+    expect(options).type.toBeCallableWith({ identify: () => ({ userId: 'acme', budget: 'key:k1' }) })
+    expect(options).type.toBeCallableWith({ identify: async () => ({ userId: 'acme' }) })
+    expect(options).type.toBeCallableWith({ identify: () => ({ userId: null, budget: undefined }) })
+    expect(options).type.not.toBeCallableWith({ identify: () => ({ budget: 'key:k1' }) })
+    expect(options).type.not.toBeCallableWith({ identify: () => ({ userId: 'acme', budget: 17 }) })
+    expect(options).type.not.toBeCallableWith({ identify: () => ({ userId: 17 }) })
   })
 
   test('is given the request', () => {

@@ -1,0 +1,3 @@
+import { runServerCommand } from './outside-coverage.js'
+
+runServerCommand('start')
