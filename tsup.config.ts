@@ -1,14 +1,28 @@
-import { defineConfig } from 'tsup'
+import { defineConfig, type Options } from 'tsup'
 
-export default defineConfig({
-  entry: ['src/index.ts'],
-  format: ['esm', 'cjs'],
+const shared: Options = {
+  entry: { index: 'src/index.ts', ledger: 'src/ledger/index.ts' },
   target: 'node20',
-  dts: true,
-  sourcemap: true,
-  splitting: false,
-  // Makes `require()` answer the plugin itself, with `.default` and every named export still on it.
-  footer: ({ format }) => format === 'cjs'
-    ? { js: 'module.exports = Object.assign(module.exports.default, module.exports);' }
-    : {}
-})
+  dts: true
+}
+
+export default defineConfig([
+  // What both entries share is one file.
+  { ...shared, format: 'esm', splitting: true },
+  // Each whole, as splitting CommonJS would rewrite `?.` and `??`. An error of one copy is an instance of the other's class,
+  // too: @fastify/error goes by the code.
+  {
+    ...shared,
+    format: 'cjs',
+    splitting: false,
+    plugins: [{
+      // Makes `require()` return the plugin itself, with `.default` and every named export still on it.
+      name: 'require-returns-the-plugin',
+      renderChunk (code, { path }) {
+        return path.endsWith('/index.cjs')
+          ? { code: `${code}module.exports = Object.assign(module.exports.default, module.exports);\n` }
+          : undefined
+      }
+    }]
+  }
+])
