@@ -14,7 +14,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content f78cefeaa672fa88c3974c310aa79be692817e58dab757d38eed4f4d2c045f17
+\set content f81f236cc42df90d40ecaf806f3e6416eebef68d1d848cb7538b59aac36b8bff
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

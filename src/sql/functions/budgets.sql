@@ -123,32 +123,30 @@ begin
 end
 $$;
 
--- Makes budgets by their templates, each at an instant before which p_seq is the account's last posting.
-create or replace function :"schema".ai_credit_make_budgets(
-  p_user_ids varchar[], p_budgets varchar[], p_seqs bigint[], p_instants timestamptz[]
-) returns void
+-- Makes by their templates the budgets that are new and named by a charge.
+create or replace function :"schema".ai_credit_make_budgets(p_counting :"schema".ai_credit_counting[]) returns void
 language plpgsql set plan_cache_mode = force_generic_plan as $$
 begin
   insert into :"schema".ai_credit_budgets (user_id, budget, within, made_seq, day, week, month, total)
-  select given.user_id, made.budget, made.within, made.made_seq, made.day, made.week, made.month, made.total
-  from unnest(p_user_ids, p_budgets, p_seqs, p_instants) as given (user_id, budget, seq, instant),
-    lateral :"schema".ai_credit_budget_at(given.user_id, given.budget, true, given.seq, given.instant) made
-  where made.is_new;
+  select counting.user_id, made.budget, made.within, made.made_seq, made.day, made.week, made.month, made.total
+  from unnest(p_counting) as counting, generate_subscripts(counting.budgets, 1) as position,
+    lateral :"schema".ai_credit_budget_at(
+      counting.user_id, counting.budgets[position], true, counting.begun_seqs[position], counting.instant) made
+  where counting.made_seqs[position] is null and counting.begun_seqs[position] is not null and made.is_new;
 end
 $$;
 
--- Counts in budgets, each of which is given once, that p_used more was spent and p_held more is held. p_used_seq: the posting by which
--- it counts, in the periods that began before it; p_held_seq: that of the hold, which counts in budgets that were made before it. p_seqs
--- and p_instants: as above, for limits that begin a period. Budgets that are gone count nothing.
+-- Counts in budgets, each of which is given once, what more was spent and is held. p_used_seq: the posting by which it counts, in the
+-- periods that began before it; p_held_seq: that of the hold, which counts in budgets that were made before it. Budgets that are gone
+-- count nothing.
 --
 -- With p_tell, where all of it is of charges, it returns as JSON each limit that has less left than before, as listeners are told:
 --   [user, budget, period, limit, used, held, what used and held were together, when it resets]
 -- A limit whose period begins has used nothing before. null: no limit has less left.
 create or replace function :"schema".ai_credit_count(
-  p_user_ids varchar[], p_budgets varchar[], p_seqs bigint[], p_instants timestamptz[],
-  p_used bigint[], p_used_seq bigint, p_held bigint[], p_held_seq bigint, p_tell boolean
+  p_counting :"schema".ai_credit_counting[], p_used_seq bigint, p_held_seq bigint, p_tell boolean
 ) returns text
-language plpgsql set plan_cache_mode = force_generic_plan as $$
+language plpgsql set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off as $$
 begin
   update :"schema".ai_credit_budgets kept
   set held = kept.held + case when p_held_seq > kept.made_seq then more.held else 0 end,
@@ -158,17 +156,22 @@ begin
         more.seq, more.instant, more.used, p_used_seq),
       total = :"schema".ai_credit_limit_at(kept.total, (kept.total).amount, 'total'::text,
         more.seq, more.instant, more.used, p_used_seq)
-  from unnest(p_user_ids, p_budgets, p_seqs, p_instants, p_used, p_held) as more (user_id, budget, seq, instant, used, held)
-  where kept.user_id = more.user_id and kept.budget = more.budget and (more.used <> 0 or more.held <> 0);
+  from (
+    select user_id, seq, instant, budgets[position] as budget, used[position] as used, held[position] as held
+    from unnest(p_counting), generate_subscripts(budgets, 1) as position
+    where used[position] <> 0 or held[position] <> 0
+    offset 0 -- see 'For the planner' in README.md
+  ) more
+  where kept.user_id = more.user_id and kept.budget = more.budget;
 
   if p_tell then -- read again: what the update returns would cost every charge
     return (
       select json_agg(json_build_array(kept.user_id, kept.budget, period, (counted).amount, (counted).used, kept.held,
         (counted).used + kept.held - taken, :"schema".ai_credit_iso((counted).resets_at)))
-      from unnest(p_user_ids, p_budgets, p_used, p_held) as more (user_id, budget, used, held),
+      from unnest(p_counting) as counting, unnest(counting.budgets, counting.used, counting.held) as more (budget, used, held),
         lateral (
           select user_id, budget, made_seq, held, day, week, month, total from :"schema".ai_credit_budgets
-          where user_id = more.user_id and budget = more.budget limit 1
+          where user_id = counting.user_id and budget = more.budget limit 1
         ) kept,
         lateral (select more.used + case when p_held_seq > kept.made_seq then more.held else 0 end as taken) fall,
         lateral (values ('day', kept.day), ('week', kept.week), ('month', kept.month), ('total', kept.total)) as of_period (period, counted)
@@ -188,13 +191,14 @@ create or replace function :"schema".ai_credit_count_along(
 language plpgsql as $$
 declare
   levels integer[] := array[cardinality(p_path)];
+  counting :"schema".ai_credit_counting[] := array[cast(row(
+    p_account.user_id, p_account.seq, p_account.updated_at, p_path, null, null, null,
+    array[p_account.seq], array_fill(p_used, levels), array_fill(p_held, levels)) as :"schema".ai_credit_counting)];
 begin
   if p_make then
-    perform :"schema".ai_credit_make_budgets(
-      array[p_account.user_id], p_path[1:1], array[p_account.seq], array[p_account.updated_at]);
+    perform :"schema".ai_credit_make_budgets(counting);
   end if;
-  return :"schema".ai_credit_count(array_fill(p_account.user_id, levels), p_path, array_fill(p_account.seq, levels),
-    array_fill(p_account.updated_at, levels), array_fill(p_used, levels), p_used_seq, array_fill(p_held, levels), p_held_seq, p_tell);
+  return :"schema".ai_credit_count(counting, p_used_seq, p_held_seq, p_tell);
 end
 $$;
 
@@ -227,83 +231,44 @@ begin
 end
 $$;
 
--- A budget found as above, and what is left of all its limits at an instant (room; null: it has none). made_seq null: it is new.
-create or replace function :"schema".ai_credit_budget_room(p_user_id varchar, p_budget varchar, p_or_template boolean, p_instant timestamptz)
-returns table (within varchar, made_seq bigint, room bigint)
-language sql stable
-begin atomic
-  select within, case when not is_new then made_seq end, least(
-    :"schema".ai_credit_left_at(day, held, p_instant), :"schema".ai_credit_left_at(week, held, p_instant),
-    :"schema".ai_credit_left_at(month, held, p_instant), :"schema".ai_credit_left_at(total, held, p_instant))
-  from :"schema".ai_credit_find_budget(p_user_id, p_budget, p_or_template);
-end;
+-- What all limits of a budget have left at an instant. null: it has no limits.
+create or replace function :"schema".ai_credit_budget_room(p_held bigint, p_day :"schema".ai_credit_limit, p_week :"schema".ai_credit_limit,
+  p_month :"schema".ai_credit_limit, p_total :"schema".ai_credit_limit, p_instant timestamptz) returns bigint
+language sql immutable
+return least(
+  :"schema".ai_credit_left_at(p_day, p_held, p_instant), :"schema".ai_credit_left_at(p_week, p_held, p_instant),
+  :"schema".ai_credit_left_at(p_month, p_held, p_instant), :"schema".ai_credit_left_at(p_total, p_held, p_instant));
 
--- What the calls of a shared statement need of budgets, those of all its accounts, each known by its position.
+-- Budgets with what calls have counted in them.
+create or replace function :"schema".ai_credit_with_counts(
+  p_counting :"schema".ai_credit_counting, p_used bigint[], p_held bigint[], p_begun_seqs bigint[]
+) returns :"schema".ai_credit_counting
+language sql immutable
+return cast(row((p_counting).user_id, (p_counting).seq, (p_counting).instant, (p_counting).budgets, (p_counting).withins,
+  (p_counting).made_seqs, (p_counting).room, p_begun_seqs, p_used, p_held) as :"schema".ai_credit_counting);
+
+-- Budgets for the calls of a shared statement, by the places of their accounts. null: the account needs none.
 --
--- firsts: of each call the budget that it names (null: it names none, or there is none). hold_paths: of a call on a hold the path of
--- that, an array of positions as text (null: it has none). By position: the budgets; parents, the budget above (null: none); and room,
--- how much is left of all limits (null: there are none).
-create or replace function :"schema".ai_credit_budgets_of_calls(
-  p_accounts :"schema".ai_credit_account[], p_calls jsonb,
-  out firsts integer[], out hold_paths text[], out user_ids varchar[], out budgets varchar[], out parents integer[],
-  out are_new boolean[], out made_seqs bigint[], out seqs bigint[], out instants timestamptz[], out room bigint[]
-)
-language plpgsql stable as $$
-#variable_conflict use_column
+-- Of each account that has calls with a budget, or on a hold, it reads the first few by name. That is all that most accounts have, and
+-- one query for all accounts costs a third of a look-up for each budget. ai_credit_execute looks up what a call needs beside them.
+create or replace function :"schema".ai_credit_read_budgets(p_accounts :"schema".ai_credit_account[], p_calls jsonb)
+returns :"schema".ai_credit_counting[]
+language plpgsql set enable_bitmapscan = off as $$
 begin
-  with recursive account as materialized (
-    select ordinality as place, user_id, seq, updated_at as instant from unnest(p_accounts) with ordinality as given
-    where obstacle is null
-  ), call as materialized (
-    select nth, account.*, case when account.place is not null then name end as name, hold.budgets as hold_path
-    from (
-      select nth, (c->0)::bigint as place, (c->>11)::varchar collate "C" as name,
-        case when c->>1 in ('capture', 'release') then (c->>6)::bigint end as hold_id
-      from jsonb_array_elements(p_calls) with ordinality as call (c, nth)
-    ) given
-      left join account on account.place = given.place
-      left join lateral (select budgets from :"schema".ai_credit_holds where id = given.hold_id limit 1) hold on true
-  ), of_hold as materialized (
-    select nth, place, user_id, instant, step.budget collate "C" as budget, step.level
-    from call, unnest(hold_path) with ordinality as step (budget, level) where place is not null
-  ), found as ( -- once, whatever counts in it
-    (
-      select place, user_id, instant, name as budget, kept.*
-      from (select distinct place, user_id, instant, name from call where name is not null) charged,
-        lateral :"schema".ai_credit_budget_room(user_id, name, true, instant) kept
-      union all
-      select place, user_id, instant, budget, kept.*
-      from (select distinct place, user_id, instant, budget from of_hold) charged,
-        lateral :"schema".ai_credit_budget_room(user_id, budget, false, instant) kept
-    )
-    union
-    select place, user_id, instant, below.within, kept.*
-    from found below, lateral :"schema".ai_credit_budget_room(user_id, below.within, false, instant) kept
-  ), kept as materialized (
-    select row_number() over () as position, * from found
-  )
-  select of_calls.*, of_holds.*, of_budgets.*
-  into firsts, hold_paths, user_ids, budgets, parents, are_new, made_seqs, seqs, instants, room
-  from (
-    select array_agg(kept.position order by nth)
-    from call left join kept on kept.place = call.place and kept.budget = call.name
-  ) of_calls, (
-    select array_agg(path order by nth)
-    from call left join (
-      select nth, array_agg(kept.position order by level)::text as path
-      from of_hold join kept on kept.place = of_hold.place and kept.budget = of_hold.budget group by nth
-    ) listed using (nth)
-  ) of_holds, (
-    select array_agg(user_id), array_agg(budget), array_agg(parent), array_agg(is_new), array_agg(made_seq), array_agg(seq),
-      array_agg(instant), array_agg(room)
-    from (
-      select kept.user_id, kept.budget, above.position as parent, kept.made_seq is null as is_new, coalesce(kept.made_seq, account.seq) as made_seq,
-        account.seq, kept.instant, kept.room
-      from kept join account on account.place = kept.place
-        left join kept above on above.place = kept.place and above.budget = kept.within
-      order by kept.position
-    ) listed
-  ) of_budgets;
+  return (
+    select array_agg(case when charged.calls is not null and account.obstacle is null then (
+      select cast(row(account.user_id, account.seq, account.updated_at, array_agg(budget), array_agg(within), array_agg(made_seq),
+        array_agg(:"schema".ai_credit_budget_room(held, day, week, month, total, account.updated_at)), null, null, null) as :"schema".ai_credit_counting)
+      from (
+        select budget, within, made_seq, held, day, week, month, total
+        from :"schema".ai_credit_budgets where user_id = account.user_id limit 4 + 2 * charged.calls
+      ) kept
+    ) end order by account.ordinality)
+    from unnest(p_accounts) with ordinality as account left join (
+      select (c->0)::integer as place, count(*) as calls from jsonb_array_elements(p_calls) as call (c)
+      where c->>11 is not null or c->>1 in ('capture', 'release') group by 1
+    ) charged on charged.place = account.ordinality
+  );
 end
 $$;
 

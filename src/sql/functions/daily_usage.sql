@@ -5,15 +5,17 @@
 -- since the last time are added to it; ai_credits.summed_seq says up to where. So what an account has used on a day is what daily
 -- usage says and its records since.
 
--- Whether so much was posted to an account that its records are to be added to daily usage.
-create or replace function :"schema".ai_credit_is_to_sum(p_account :"schema".ai_credit_account) returns boolean
+-- Whether so much was posted to an account that its records are to be added to daily usage: 64 postings, or four times as many as the
+-- present statement posts, the first of which came after p_seq. So it is done in at most one of four statements, and what a history adds
+-- up by itself is at most what five statements have posted, or 64.
+create or replace function :"schema".ai_credit_is_to_sum(p_account :"schema".ai_credit_account, p_seq bigint) returns boolean
 language sql immutable
-return (p_account).seq - (p_account).summed_seq >= 64;
+return (p_account).seq - (p_account).summed_seq >= greatest(64, 4 * ((p_account).seq - p_seq));
 
--- The summed_seq of an account after a posting.
-create or replace function :"schema".ai_credit_next_summed(p_account :"schema".ai_credit_account) returns bigint
+-- The summed_seq of an account after these postings.
+create or replace function :"schema".ai_credit_next_summed(p_account :"schema".ai_credit_account, p_seq bigint) returns bigint
 language sql immutable
-return case when :"schema".ai_credit_is_to_sum(p_account) then (p_account).seq else (p_account).summed_seq end;
+return case when :"schema".ai_credit_is_to_sum(p_account, p_seq) then (p_account).seq else (p_account).summed_seq end;
 
 -- What the records of an account after p_seq add up to, by their path, too. p_budget: only those that count in it; null: all.
 create or replace function :"schema".ai_credit_used_since(p_user_id varchar, p_budget varchar, p_seq bigint, p_time_zone text)

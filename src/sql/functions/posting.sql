@@ -30,7 +30,7 @@ begin
   update :"schema".ai_credits
   set total_credits = p_account.total_credits, used_credits = p_account.used_credits,
       held_credits = p_account.held_credits, spent_before = p_account.spent_before, allocated = p_account.allocated,
-      seq = p_account.seq, summed_seq = :"schema".ai_credit_next_summed(p_account),
+      seq = p_account.seq, summed_seq = :"schema".ai_credit_next_summed(p_account, p_account.seq - 1),
       updated_at = p_account.updated_at
   where user_id = p_account.user_id;
 
@@ -42,7 +42,7 @@ begin
     p_record.idempotency_key, p_record.request_hash, p_record.hold_id, p_record.amount, p_record.uncollected,
     p_record.refunded_id, p_record.reason, p_record.price_version, p_record.quantities, p_record.budgets);
 
-  if :"schema".ai_credit_is_to_sum(p_account) then
+  if :"schema".ai_credit_is_to_sum(p_account, p_account.seq - 1) then
     perform :"schema".ai_credit_sum_up(array[p_account.user_id], array[p_account.summed_seq]);
   end if;
   return record_id;
@@ -61,12 +61,16 @@ declare
   written integer;
 begin
   -- Also one whose calls were all refused, if its records are summed up below: otherwise the next statement would do it again.
-  update :"schema".ai_credits account
-  set total_credits = posted.total_credits, used_credits = posted.used_credits, held_credits = posted.held_credits,
-      allocated = posted.allocated, seq = posted.seq,
-      summed_seq = :"schema".ai_credit_next_summed(posted), due_at = posted.due_at, updated_at = posted.updated_at
-  from unnest(p_accounts) posted
-  where account.user_id = posted.user_id and (account.seq < posted.seq or :"schema".ai_credit_is_to_sum(posted));
+  with written as (
+    update :"schema".ai_credits account
+    set total_credits = posted.total_credits, used_credits = posted.used_credits, held_credits = posted.held_credits,
+        allocated = posted.allocated, seq = posted.seq,
+        summed_seq = :"schema".ai_credit_next_summed(posted, account.seq), due_at = posted.due_at, updated_at = posted.updated_at
+    from unnest(p_accounts) posted
+    where account.user_id = posted.user_id and (account.seq < posted.seq or :"schema".ai_credit_is_to_sum(posted, account.seq))
+    returning account.user_id, posted.summed_seq as before, account.summed_seq as after
+  )
+  select array_agg(user_id) as user_ids, array_agg(before) as summed_seqs into to_sum from written where before < after;
 
   if cardinality(p_records) > 0 then
     insert into :"schema".ai_credit_usage (id, user_id, seq, kind, credits_used, operation, metadata, created_at,
@@ -78,8 +82,6 @@ begin
     from unnest(p_records);
   end if;
 
-  select array_agg(user_id) as user_ids, array_agg(summed_seq) as summed_seqs into to_sum
-  from unnest(p_accounts) posted where :"schema".ai_credit_is_to_sum(posted);
   if to_sum.user_ids is not null then
     perform :"schema".ai_credit_sum_up(to_sum.user_ids, to_sum.summed_seqs);
   end if;

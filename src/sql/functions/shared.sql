@@ -61,23 +61,21 @@ declare
   number bigint;
   told bigint[];
   numbers bigint[] := '{}';
-  firsts integer[];          -- what the calls need of budgets, read when the first call has one: see ai_credit_budgets_of_calls
-  hold_paths text[];
-  budget_users varchar[];
-  budget_names varchar[];
-  parents integer[];
-  are_new boolean[];
-  made_seqs bigint[];
-  seqs bigint[];
-  instants timestamptz[];
-  room bigint[];
-  more_used bigint[];        -- what calls have spent and held, by the budgets' positions
+  counting :"schema".ai_credit_counting[]; -- what counts in budgets, by places; null: no call has a budget yet
+  own :"schema".ai_credit_counting; -- that of the present account, without these three; more_used null: it has none yet
+  more_used bigint[];
   more_held bigint[];
-  begun_seqs bigint[];       -- the posting before the first charge that named it
-  path integer[];            -- where a charge counts, as positions; null: it has no budget
-  names varchar[];           -- the same path, as the budgets' names
+  begun_seqs bigint[];       -- of new budgets alone
+  are_new boolean := false;  -- whether any budget is yet to be made
+  wanted varchar[];          -- the budgets that a call counts in, from its own upwards
+  path integer[];            -- their positions, without those that are gone; null: there are none
+  parents integer[];         -- by positions, that of the budget above, once it is known
+  level integer;
   position integer;
-  exceeds boolean;
+  parent integer;
+  below integer;
+  kept record;
+  exceeds boolean := false;  -- whether a budget on the path has less left
   refused text[] := '{}';
 begin
   if p_create then
@@ -149,11 +147,15 @@ begin
     if place <> call.place then
       if place > 0 then
         accounts[place] := account;
+        if more_used is not null then
+          counting[place] := :"schema".ai_credit_with_counts(own, more_used, more_held, begun_seqs);
+        end if;
       end if;
       place := call.place;
       account := accounts[place];
       record.user_id := account.user_id;
       record.created_at := account.updated_at;
+      more_used := null;
     end if;
 
     if account.obstacle is not null then
@@ -161,27 +163,60 @@ begin
       continue;
     end if;
 
-    path := null;
-    record.budgets := null;
-    if call.budget is not null or (call.hold).budgets is not null then
-      if more_used is null then
-        select * into firsts, hold_paths, budget_users, budget_names, parents, are_new, made_seqs, seqs, instants, room
-        from :"schema".ai_credit_budgets_of_calls(accounts, p_calls);
-        more_used := array_fill(0::bigint, array[coalesce(cardinality(room), 0)]);
-        more_held := more_used;
-        begun_seqs := array_fill(null::bigint, array[cardinality(more_used)]);
-      end if;
+    if counting is not null then
+      path := null;
       exceeds := false;
-      names := null;
-      position := firsts[call.nth];
-      while position is not null loop
+      record.budgets := null;
+    end if;
+    if call.budget is not null or (call.hold).budgets is not null then
+      if counting is null then
+        counting := :"schema".ai_credit_read_budgets(accounts, p_calls);
+      end if;
+      if more_used is null then
+        own := counting[place];
+        more_used := array_fill(0::bigint, array[coalesce(cardinality(own.budgets), 0)]);
+        more_held := more_used;
+        begun_seqs := '{}';
+        parents := '{}';
+      end if;
+
+      -- Of a call on a hold, those that the hold counts in; of a charge, its own and those above it. What is not read yet is read here.
+      wanted := coalesce((call.hold).budgets, array[call.budget]);
+      parent := null;
+      below := null;
+      level := 0;
+      while level < cardinality(wanted) loop
+        level := level + 1;
+        position := coalesce(parent, array_position(own.budgets, wanted[level]));
+        if position is null then
+          select * into kept
+          from :"schema".ai_credit_find_budget(account.user_id, wanted[level], call.budget is not null);
+          continue when not found;
+          are_new := are_new or kept.is_new;
+          own.budgets := array_append(own.budgets, wanted[level]);
+          own.withins := array_append(own.withins, kept.within);
+          own.made_seqs := array_append(own.made_seqs, case when not kept.is_new then kept.made_seq end);
+          own.room := array_append(own.room,
+            :"schema".ai_credit_budget_room(kept.held, kept.day, kept.week, kept.month, kept.total, account.updated_at));
+          more_used := array_append(more_used, 0::bigint);
+          more_held := array_append(more_held, 0::bigint);
+          position := cardinality(own.budgets);
+        end if;
+        if parent is null and below is not null then
+          parents[below] := position;
+        end if;
         path := array_append(path, position);
-        names := array_append(names, budget_names[position]);
-        exceeds := exceeds or :"schema".ai_credit_exceeds(call.credits,
-          room[position] - more_used[position] - more_held[position]);
-        position := parents[position];
+        exceeds := exceeds
+          or :"schema".ai_credit_exceeds(call.credits, own.room[position] - more_used[position] - more_held[position]);
+        if call.budget is not null and own.withins[position] is not null then
+          wanted := array_append(wanted, own.withins[position]);
+          below := position;
+          parent := parents[position];
+        end if;
       end loop;
-      record.budgets := names;
+      if call.budget is not null then
+        record.budgets := wanted;
+      end if;
     end if;
 
     if call.kind = 'capture' or call.kind = 'release' then
@@ -199,10 +234,10 @@ begin
         told := :"schema".ai_credit_numbers(decided.answer);
       end if;
       if told[1] = :"schema".ai_credit_number('accepted'::text) then
-        foreach position in array coalesce(hold_paths[call.nth]::integer[], '{}') loop
-          if begun_seqs[position] is not null or not are_new[position] then
+        foreach position in array coalesce(path, '{}') loop
+          if begun_seqs[position] is not null or own.made_seqs[position] is not null then
             more_used[position] := more_used[position] + case call.kind when 'capture' then (decided.answer).credits else 0 end;
-            if (call.hold).seq > made_seqs[position] then
+            if (call.hold).seq > own.made_seqs[position] then
               more_held[position] := more_held[position]
                 + :"schema".ai_credit_holding(decided.hold) - :"schema".ai_credit_holding(call.hold);
             end if;
@@ -229,7 +264,7 @@ begin
       numbers := array_append(numbers, :"schema".ai_credit_number('insufficient'::text));
       numbers := array_append(numbers, 0::bigint);
 
-    elsif path is not null and exceeds then
+    elsif exceeds then
       refused := array_append(refused, :"schema".ai_credit_refusal(account, record.budgets, call.credits,
         array(select more_used[step] from unnest(path) step), array(select more_held[step] from unnest(path) step)));
       numbers := array_append(numbers, :"schema".ai_credit_number('budget'::text));
@@ -240,7 +275,9 @@ begin
         foreach position in array path loop
           more_used[position] := more_used[position] + call.credits;
         end loop;
-        begun_seqs[path[1]] := coalesce(begun_seqs[path[1]], account.seq);
+        if own.made_seqs[path[1]] is null and begun_seqs[path[1]] is null then
+          begun_seqs[path[1]] := account.seq;
+        end if;
       end if;
       account.used_credits := account.used_credits + call.credits;
       account.seq := account.seq + 1;
@@ -266,7 +303,9 @@ begin
         foreach position in array path loop
           more_held[position] := more_held[position] + call.credits;
         end loop;
-        begun_seqs[path[1]] := coalesce(begun_seqs[path[1]], account.seq);
+        if own.made_seqs[path[1]] is null and begun_seqs[path[1]] is null then
+          begun_seqs[path[1]] := account.seq;
+        end if;
       end if;
       account.held_credits := account.held_credits + call.credits;
       account.seq := account.seq + 1;
@@ -305,17 +344,16 @@ begin
 
   if place > 0 then
     accounts[place] := account;
+    if more_used is not null then
+      counting[place] := :"schema".ai_credit_with_counts(own, more_used, more_held, begun_seqs);
+    end if;
   end if;
   perform :"schema".ai_credit_post_all(accounts, records, holds, changed);
-  if more_used is not null then
-    if true = any (are_new) then
-      perform :"schema".ai_credit_make_budgets(
-        array_agg(user_id), array_agg(budget), array_agg(begun_seq), array_agg(instant))
-      from unnest(budget_users, budget_names, begun_seqs, instants, are_new) as made (user_id, budget, begun_seq, instant, is_new)
-      where is_new and begun_seq is not null;
+  if counting is not null then
+    if are_new then
+      perform :"schema".ai_credit_make_budgets(counting);
     end if;
-    counted := :"schema".ai_credit_count(
-      budget_users, budget_names, seqs, instants, more_used, 9223372036854775807, more_held, 9223372036854775807, p_tell);
+    counted := :"schema".ai_credit_count(counting, 9223372036854775807, 9223372036854775807, p_tell);
     refusals := to_json(refused);
   end if;
   answers := numbers::varchar;

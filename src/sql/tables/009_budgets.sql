@@ -59,4 +59,17 @@ create type :"schema".ai_credit_counted as (
   seq bigint, credits bigint, budgets varchar[], day date, operation varchar, metadata_hash bytea
 );
 
+-- Budgets of one account, side by side by their positions, and what calls count in them. seq is the account's last posting before the
+-- calls, instant their time.
+create type :"schema".ai_credit_counting as (
+  user_id varchar, seq bigint, instant timestamptz,
+  budgets varchar[],
+  withins varchar[],   -- the budget above each; null: none
+  made_seqs bigint[],  -- null: it is not made yet, or that is not known
+  room bigint[],       -- what all limits have left; null: it has none
+  begun_seqs bigint[], -- the account's last posting before the first charge that names it; null: none does
+  used bigint[],       -- what more was spent
+  held bigint[]        -- what more is held
+);
+
 commit;
