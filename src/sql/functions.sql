@@ -14,7 +14,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content f81f236cc42df90d40ecaf806f3e6416eebef68d1d848cb7538b59aac36b8bff
+\set content 4b0e3c5aaac397608bac17a3e07595d7ad2aa60082afc1b8e9f8cab4740471e6
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

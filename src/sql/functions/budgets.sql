@@ -168,10 +168,14 @@ begin
     return (
       select json_agg(json_build_array(kept.user_id, kept.budget, period, (counted).amount, (counted).used, kept.held,
         (counted).used + kept.held - taken, :"schema".ai_credit_iso((counted).resets_at)))
-      from unnest(p_counting) as counting, unnest(counting.budgets, counting.used, counting.held) as more (budget, used, held),
+      from (
+          select user_id, budgets[position] as budget, used[position] as used, held[position] as held
+          from unnest(p_counting), generate_subscripts(budgets, 1) as position
+          where used[position] <> 0 or held[position] <> 0
+        ) more,
         lateral (
           select user_id, budget, made_seq, held, day, week, month, total from :"schema".ai_credit_budgets
-          where user_id = counting.user_id and budget = more.budget limit 1
+          where user_id = more.user_id and budget = more.budget limit 1
         ) kept,
         lateral (select more.used + case when p_held_seq > kept.made_seq then more.held else 0 end as taken) fall,
         lateral (values ('day', kept.day), ('week', kept.week), ('month', kept.month), ('total', kept.total)) as of_period (period, counted)
@@ -249,8 +253,8 @@ return cast(row((p_counting).user_id, (p_counting).seq, (p_counting).instant, (p
 
 -- Budgets for the calls of a shared statement, by the places of their accounts. null: the account needs none.
 --
--- Of each account that has calls with a budget, or on a hold, it reads the first few by name. That is all that most accounts have, and
--- one query for all accounts costs a third of a look-up for each budget. ai_credit_execute looks up what a call needs beside them.
+-- Of each account that has calls with a budget, or on a hold, it reads a few: all that most accounts have. One query for all accounts
+-- costs less than a look-up for each budget. ai_credit_execute looks up what a call needs beside them.
 create or replace function :"schema".ai_credit_read_budgets(p_accounts :"schema".ai_credit_account[], p_calls jsonb)
 returns :"schema".ai_credit_counting[]
 language plpgsql set enable_bitmapscan = off as $$
@@ -258,7 +262,8 @@ begin
   return (
     select array_agg(case when charged.calls is not null and account.obstacle is null then (
       select cast(row(account.user_id, account.seq, account.updated_at, array_agg(budget), array_agg(within), array_agg(made_seq),
-        array_agg(:"schema".ai_credit_budget_room(held, day, week, month, total, account.updated_at)), null, null, null) as :"schema".ai_credit_counting)
+        array_agg(:"schema".ai_credit_budget_room(held, day, week, month, total, account.updated_at)),
+        null, null, null) as :"schema".ai_credit_counting)
       from (
         select budget, within, made_seq, held, day, week, month, total
         from :"schema".ai_credit_budgets where user_id = account.user_id limit 4 + 2 * charged.calls
