@@ -107,6 +107,21 @@ export class EncodingError extends createError(
   }
 }
 
+/**
+ * At start: Citus has distributed the tables, and transactions are by default stricter than READ COMMITTED. Each call would
+ * need a transaction block of its own, and Citus runs no function where its account lives in a transaction block.
+ */
+export class IsolationError extends createError(
+  'FST_CREDITS_ISOLATION',
+  "On Citus, default_transaction_isolation must be 'read committed', and it is '%s': otherwise each call needs a transaction " +
+  'block, in which Citus does not delegate functions to the node of the account. Set it for the role of the gateway: ' +
+  "alter role … set default_transaction_isolation = 'read committed', or for the database: " +
+  "alter database … set default_transaction_isolation = 'read committed'", 500) {
+  constructor (readonly isolation: string) {
+    super(isolation)
+  }
+}
+
 /** At registration: an option is unknown or malformed. The message names it. */
 export class InvalidOptionError extends createError('FST_CREDITS_INVALID_OPTION', 'Option %s %s', 500) {
   constructor (readonly option: string, problem: string) {

@@ -5,6 +5,7 @@ import { asCreditsError, isCancelled, isLockTimeout, isUseless, mayRepeat, reaso
 import { Prepared } from './prepared.js'
 import { runReadCommitted } from './read-committed.js'
 import { inSchema } from './schema.js'
+import { readShards, Shards } from './shards.js'
 import { checkEncoding, start, type DatabaseFacts } from './start.js'
 import { now, setTimeout } from '../timers.js'
 import type { Connection, Pool, Queryable, SqlStatement } from './types.js'
@@ -44,6 +45,7 @@ export interface RowOfCall {
 /** Runs statements on the connections of a pool. */
 export class Database {
   private starting: Promise<DatabaseFacts> | undefined
+  private shards: Shards | undefined // from the start on, if the tables are distributed
   private underWay = 0
   private readonly connections: Connections
   private readonly prepared: Prepared
@@ -108,6 +110,16 @@ export class Database {
     return this.connections.max
   }
 
+  /** Whether Citus has distributed the tables over nodes. Before the start it is unknown, and false. */
+  get distributed (): boolean {
+    return this.shards !== undefined
+  }
+
+  /** Returns the node on which the account lives; 0 for all if the tables are not distributed. */
+  nodeOf (userId: string): number {
+    return this.shards === undefined ? 0 : this.shards.nodeOf(userId)
+  }
+
   /**
    * Lends a connection without a time limit for statements, for migrations. `close` does not wait for the work. It closes the
    * connection. The database then rolls the running statement back or completes it.
@@ -142,13 +154,22 @@ export class Database {
   // Runs `start` on the first call. Later calls share its result. If it fails, the next call runs it again.
   private async findFacts (deadline: number): Promise<DatabaseFacts> {
     this.starting ??= this.use(deadline, connection =>
-      runReadCommitted(connection, () => start(asQueryable(connection), this.options)))
+      runReadCommitted(connection, () => start(asQueryable(connection), this.options))).then(facts => this.started(facts))
     try {
       return await within(deadline, this.starting)
     } catch (error) {
       this.starting = undefined
       throw error
     }
+  }
+
+  private started (facts: DatabaseFacts) {
+    const { schema, shards } = facts
+    if (shards !== null) {
+      this.shards ??= new Shards(shards, () => this.call(deadline =>
+        this.use(deadline, connection => readShards(asQueryable(connection), schema))))
+    }
+    return facts
   }
 
   // A connection that is lost or late is closed instead of reused. Otherwise the pool could run out of connections.

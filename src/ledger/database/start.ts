@@ -1,8 +1,9 @@
-import { AdoptionUnfinishedError, EncodingError } from '../../errors.js'
+import { AdoptionUnfinishedError, EncodingError, IsolationError } from '../../errors.js'
 import { areDaysMissing } from './adopt.js'
 import type { Queryable } from './types.js'
 import { checkSchema } from './migrate.js'
 import { findSchema } from './schema.js'
+import { isDistributed, readShards, type ShardMap } from './shards.js'
 import { settleTimeZone } from './time-zone.js'
 
 /** The facts about the database that a ledger needs before its first call. */
@@ -11,7 +12,14 @@ export interface DatabaseFacts {
   strictIsolation: boolean
   /** The schema of the tables. */
   schema: string
+  /** Where accounts live, if Citus has distributed the tables; null: they are on one server. */
+  shards: ShardMap | null
 }
+
+// to_regclass is null in a database without Citus. So there it costs no query of its own.
+const SETTINGS = `
+  select pg_catalog.current_setting('default_transaction_isolation'::pg_catalog.text) as isolation,
+    pg_catalog.to_regclass('pg_catalog.pg_dist_partition'::pg_catalog.text)::pg_catalog.text as citus`
 
 /**
  * Checks that this ledger can work with the database: its encoding, tables, functions, time zone and adopted records. Sets
@@ -25,9 +33,11 @@ export async function start (
   await checkSchema(db, schema)
   options.timeZone = await settleTimeZone(db, schema, options.timeZone)
   if (await areDaysMissing(db, schema)) throw new AdoptionUnfinishedError(schema, options.timeZone)
-  const { rows: [{ isolation }] } = await db.query(
-    "select pg_catalog.current_setting('default_transaction_isolation'::pg_catalog.text) as isolation")
-  return { strictIsolation: isolation !== 'read committed' && isolation !== 'read uncommitted', schema }
+  const { rows: [{ isolation, citus }] } = await db.query(SETTINGS)
+  const strictIsolation = isolation !== 'read committed' && isolation !== 'read uncommitted'
+  if (citus === null || !await isDistributed(db, schema)) return { strictIsolation, schema, shards: null }
+  if (strictIsolation) throw new IsolationError(isolation)
+  return { strictIsolation, schema, shards: await readShards(db, schema) }
 }
 
 /** Checks that the database can store every user id, operation and key. Throws EncodingError if its encoding is not UTF8. */

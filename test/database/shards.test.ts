@@ -1,0 +1,173 @@
+// On which node an account lives. The catalogs of Citus are tables here, made like those of Citus.
+import { setTimeout as sleep } from 'node:timers/promises'
+import fc from 'fast-check'
+import t, { type Test } from 'tap'
+import type pg from 'pg'
+import { createLedger } from '../../src/index.js'
+import { Database } from '../../src/ledger/database/database.js'
+import { hashText } from '../../src/ledger/database/hash-text.js'
+import { isDistributed, readShards, Shards, type ShardMap } from '../../src/ledger/database/shards.js'
+import { createDatabase, createLedgerDatabase, createPool, pglite } from '../helper/database.js'
+
+const ANY = fc.string({ unit: 'binary', minLength: 0, maxLength: 300 })
+const ASCII = fc.string({ unit: 'binary-ascii', minLength: 0, maxLength: 300 })
+const GRAPHEMES = fc.string({ unit: 'grapheme', minLength: 0, maxLength: 300 })
+const WORDS = fc.array(fc.constantFrom('ann', 'شركة', 'חברה', '🧑‍🚀', '👩‍👩‍👧', 'ﬁ', 'é', 'é', '企業', ' '), { maxLength: 60 }).map(words => words.join(''))
+
+t.test('the hash of a text is that of PostgreSQL', async t => {
+  const pool = createPool(t, await createDatabase(t))
+  const texts = [
+    ...Array.from({ length: 41 }, (_, length) => 'abcdefghij0123456789'.repeat(3).slice(0, length)),
+    ...Array.from({ length: 41 }, (_, length) => '\u{7f}'.repeat(length)),
+    ...Array.from({ length: 41 }, (_, length) => '\u{10ffff}'.repeat(length)),
+    ...fc.sample(fc.oneof(ANY, ASCII, GRAPHEMES, WORDS), { numRuns: 5000, seed: 7 })
+  ].map(text => text.replaceAll('\0', '0'))
+  const { rows } = await pool.query(
+    'select hashtext(text)::text as hash from unnest($1::text[]) with ordinality as asked(text, place) order by place', [texts])
+  t.equal(new Set(texts.map(text => Buffer.byteLength(text) % 12)).size, 12)
+  const wrong = texts.filter((text, index) => hashText(text) !== Number(rows[index].hash))
+  t.strictSame(wrong, [])
+  t.equal(hashText('ann'), Number((await pool.query("select hashtext('ann')::text as hash")).rows[0].hash), 'after long ones')
+})
+
+t.test('an account is on the node of the range that its hash falls into', t => {
+  const map = { firstHashes: [-2147483648, -1073741824, 0, 1073741824], nodes: [1, 2, 1, 3] }
+  const shards = new Shards(map, async () => map)
+  for (let i = 0; i < 1000; i++) {
+    const userId = `user ${i}`
+    t.equal(shards.nodeOf(userId), map.nodes[Math.floor((hashText(userId) + 2147483648) / 1073741824)])
+  }
+  const at = hashText('ann')
+  t.equal(new Shards({ firstHashes: [-2147483648, at], nodes: [4, 5] }, async () => map).nodeOf('ann'), 5, 'the first hash of a range')
+  t.equal(new Shards({ firstHashes: [-2147483648, at + 1], nodes: [4, 5] }, async () => map).nodeOf('ann'), 4, 'the last one')
+  t.equal(new Shards({ firstHashes: [], nodes: [] }, async () => map).nodeOf('ann'), 0, 'none is known')
+  t.end()
+})
+
+t.test('the map is read anew when it is used and no longer young, one at a time, and stays if that fails', async t => {
+  const readings: { resolve: (map: ShardMap) => void, reject: (error: Error) => void }[] = []
+  const on = (node: number) => ({ firstHashes: [-2147483648], nodes: [node] })
+  const shards = new Shards(on(1), () => new Promise((resolve, reject) => readings.push({ resolve, reject })), 50)
+  t.equal(shards.nodeOf('ann'), 1)
+  t.equal(readings.length, 0, 'it is young')
+  await sleep(60)
+  for (let i = 0; i < 3; i++) t.equal(shards.nodeOf('ann'), 1, 'nobody waits for it')
+  t.equal(readings.length, 1)
+  await sleep(60)
+  t.equal(shards.nodeOf('ann'), 1)
+  t.equal(readings.length, 1, 'one at a time')
+  readings[0]!.resolve(on(2))
+  await new Promise(resolve => setImmediate(resolve))
+  t.equal(shards.nodeOf('ann'), 2)
+  await sleep(60)
+  t.equal(shards.nodeOf('ann'), 2)
+  readings[1]!.reject(new Error('the server is gone'))
+  await new Promise(resolve => setImmediate(resolve))
+  t.equal(shards.nodeOf('ann'), 2)
+  t.equal(readings.length, 2, 'not at once again')
+  await sleep(60)
+  t.equal(shards.nodeOf('ann'), 2)
+  t.equal(readings.length, 3)
+})
+
+t.test('without Citus, all accounts are on one node, and the start asks once', async t => {
+  const { database, statements } = await open(t, await withLedger(t))
+  await database.start()
+  t.equal(database.distributed, false)
+  t.equal(database.nodeOf('ann'), 0)
+  t.equal(statements.filter(text => text.includes('pg_dist_')).length, 1)
+})
+
+t.test('with Citus, the tables may be on one server nevertheless', { skip: pglite }, async t => {
+  const pool = await withLedger(t)
+  await createCatalogs(pool)
+  const { database } = await open(t, pool)
+  await database.start()
+  t.equal(database.distributed, false)
+  await pool.query("insert into pg_dist_partition values ('ai_credits', 'n')")
+  t.equal(await isDistributed(pool, 'public'), false, 'a reference table')
+})
+
+t.test('with Citus, the nodes of accounts are known from the start on', { skip: pglite }, async t => {
+  const pool = await withLedger(t)
+  await createCatalogs(pool)
+  await distribute(pool)
+  const { database } = await open(t, pool)
+  t.equal(database.distributed, false, 'before the start')
+  t.equal(database.nodeOf('ann'), 0)
+  await database.start()
+  t.equal(database.distributed, true)
+  const users = Array.from({ length: 100 }, (_, i) => `user ${i}`)
+  t.strictSame(users.map(userId => database.nodeOf(userId)), users.map(userId => hashText(userId) < 0 ? 7 : 9))
+  t.strictSame(await readShards(pool, 'public'), { firstHashes: [-2147483648, 0], nodes: [7, 9] })
+  t.strictSame(await readShards(pool, 'another'), { firstHashes: [], nodes: [] })
+})
+
+t.test('with Citus, a stricter isolation level is refused at start, and named', { skip: pglite }, async t => {
+  const pool = await withLedger(t)
+  await createCatalogs(pool)
+  await distribute(pool)
+  const strict = createPool(t, pool.options.connectionString!, { options: '-c default_transaction_isolation=serializable' })
+  const refused = { code: 'FST_CREDITS_ISOLATION', isolation: 'serializable', message: /must be 'read committed', and it is 'serializable'/ }
+  const { database } = await open(t, strict)
+  await t.rejects(database.start(), refused)
+  await t.rejects(createLedger(strict).balance('ann'), refused)
+  await createLedger(pool).balance('ann')
+})
+
+t.test('reading anew goes through the pool', { skip: pglite }, async t => {
+  const pool = await withLedger(t)
+  await createCatalogs(pool)
+  await distribute(pool)
+  const { database } = await open(t, pool)
+  const age = () => Reflect.set(Reflect.get(database, 'shards'), 'readAt', -Infinity)
+  await database.start()
+  await pool.query('update pg_dist_placement set groupid = 4 where shardid in (1, 2)')
+  const user = Array.from({ length: 100 }, (_, i) => `user ${i}`).find(userId => hashText(userId) < 0)!
+  t.equal(database.nodeOf(user), 7)
+  age()
+  t.equal(database.nodeOf(user), 7, 'nobody waits for it')
+  while (database.nodeOf(user) === 7) await sleep(5)
+  t.equal(database.nodeOf(user), 4)
+  await database.close()
+  age()
+  t.equal(database.nodeOf(user), 4, 'a reading that is refused fails nobody')
+})
+
+const options = { timeout: 5000, maxQueue: 100, prepare: true, timeZone: 'UTC', schema: undefined }
+
+async function withLedger (t: Test) {
+  const pool = createPool(t, await createLedgerDatabase(t))
+  await createLedger(pool).migrate()
+  return pool
+}
+
+/** A database on a pool of its own, and the statements that it sends. */
+async function open (t: Test, { options: { connectionString, options: settings } }: pg.Pool) {
+  const statements: string[] = []
+  const pool = createPool(t, connectionString!, settings === undefined ? {} : { options: settings })
+  pool.on('connect', client => {
+    const query = client.query
+    client.query = ((...args: [pg.QueryConfig]) => {
+      statements.push(args[0].text)
+      return Reflect.apply(query, client, args)
+    }) as typeof query
+  })
+  return { database: new Database(pool, options, () => {}), statements }
+}
+
+async function createCatalogs (pool: pg.Pool) {
+  await pool.query(`
+    set allow_system_table_mods = on;
+    create table pg_catalog.pg_dist_partition (logicalrelid regclass not null, partmethod "char" not null);
+    create table pg_catalog.pg_dist_shard (logicalrelid regclass not null, shardid bigint not null, shardminvalue text, shardmaxvalue text);
+    create table pg_catalog.pg_dist_placement (placementid bigint not null, shardid bigint not null, shardstate integer not null, groupid integer not null)`)
+}
+
+async function distribute (pool: pg.Pool) {
+  await pool.query(`
+    insert into pg_dist_partition values ('ai_credits', 'h'), ('ai_credit_usage', 'h');
+    insert into pg_dist_shard values
+      ('ai_credits', 2, '0', '2147483647'), ('ai_credits', 1, '-2147483648', '-1'), ('ai_credit_usage', 3, '-2147483648', '2147483647');
+    insert into pg_dist_placement values (1, 1, 1, 7), (2, 2, 1, 9), (3, 3, 1, 11), (4, 1, 4, 12), (5, 1, 1, 13)`)
+}
