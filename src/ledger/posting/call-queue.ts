@@ -3,6 +3,7 @@ import { BUSY, FAILED, isObstacle, isUndone, NEW, SETTLING, type CallRunner, typ
 import { Contention } from './contention.js'
 import { takeFrom, type Entry, type Lane, type QueuedCall } from './lane.js'
 import { Lateness } from './lateness.js'
+import { NodeQueue } from './node-queue.js'
 import { setImmediate } from '../timers.js'
 import { WaitingRoom } from './waiting-room.js'
 
@@ -14,14 +15,16 @@ export interface CallQueueOptions {
   patient: number
   /** A call with a locked account is not sent again in the last `reserve` milliseconds before its deadline. */
   reserve: number
+  /** Returns the node of the database on which an account lives. Default: all are on one. */
+  nodeOf?: (userId: string) => number
 }
 
 // Measured with `npm run bench`. With 256 callers on one account, the calls form two batches: while PostgreSQL runs one, the
 // process returns the results of the other and prepares it again.
 const MAX_CALLS = 160 // in one statement
 const TURN = 8 // calls that an account may send in a statement while others wait for their turn
-const MAX_TOGETHER = 2 // shared statements in flight
-const MAX_ALONE = 4 // statements in flight with one call that could share a statement, and that wait for no account
+const MAX_TOGETHER = 2 // shared statements in flight, on each node
+const MAX_ALONE = 4 // statements in flight with one call that could share a statement, and that wait for no account, on each node
 const MAX_APART = 8 // statements in flight with one call that cannot share a statement, and that wait for no account
 
 /**
@@ -31,22 +34,20 @@ const MAX_APART = 8 // statements in flight with one call that cannot share a st
  * A statement on several accounts waits for none of them. If an account is locked elsewhere, one statement waits for it and
  * carries all of its waiting calls; only few statements wait at the same time. While other processes keep the account busy,
  * its next statements wait at once. Accounts that are missing are created together.
+ *
+ * Where accounts live on several nodes, a shared statement has accounts of one node. Each node has its own statements in flight.
  */
 export class CallQueue<Call extends QueuedCall, Result> {
   private readonly lanes = new Map<string, Lane<Call, Result>>()
-  private ready: Lane<Call, Result>[] = []
+  private readonly nodes = new Map<number, NodeQueue<Call, Result>>()
   private readonly readyApart: Lane<Call, Result>[] = []
-  private readonly missing: Lane<Call, Result>[] = [] // their accounts must be created
-  private readonly missingApart: Lane<Call, Result>[] = [] // the same, each by a statement of its own
+  private readonly missingApart: Lane<Call, Result>[] = [] // each account must be created by a statement of its own
   private readonly again: Lane<Call, Result>[] = [] // their accounts were locked elsewhere
   private readonly waitingRoom: WaitingRoom<Call, Result>
   private readonly contention = new Contention()
   private readonly lateness = new Lateness<Call, Result>()
   private waiting = 0
-  private together = 0
-  private alone = 0
   private apart = 0
-  private isCreating = false // accounts together
   private creating = 0 // statements that create one
   private scheduled = false
 
@@ -103,25 +104,34 @@ export class CallQueue<Call extends QueuedCall, Result> {
     for (let next = this.waitingRoom.enter(); next !== undefined; next = this.waitingRoom.enter()) {
       this.runPatiently(next.lane, next.leave)
     }
-    if (this.missing.length === 1 && this.missing[0]!.entries.length === 1) this.missingApart.push(this.missing.pop()!)
-    if (this.missing.length > 0 && !this.isCreating) this.createTogether()
+    for (const node of this.nodes.values()) this.createMissing(node)
     while (this.creating < this.options.patient && this.missingApart.length > 0) this.create(this.missingApart.shift()!)
     while (this.apart < MAX_APART && this.readyApart.length > 0) this.runApart(this.readyApart.shift()!)
-    while (this.ready.length > 0) {
-      const [first] = this.ready
-      if (this.alone < MAX_ALONE && this.ready.length === 1 && first!.entries.length === 1) {
-        this.runAlone(this.ready.pop()!)
-      } else if (this.together < MAX_TOGETHER) {
-        this.runTogether()
+    for (const node of this.nodes.values()) this.sendReady(node)
+  }
+
+  private createMissing (node: NodeQueue<Call, Result>) {
+    const { missing } = node
+    if (missing.length === 1 && missing[0]!.entries.length === 1) this.missingApart.push(missing.pop()!)
+    if (missing.length > 0 && !node.isCreating) this.createTogether(node)
+  }
+
+  private sendReady (node: NodeQueue<Call, Result>) {
+    const { ready } = node
+    while (ready.length > 0) {
+      if (node.alone < MAX_ALONE && ready.length === 1 && ready[0]!.entries.length === 1) {
+        this.runAlone(node, ready.pop()!)
+      } else if (node.together < MAX_TOGETHER) {
+        this.runTogether(node)
       } else {
         return
       }
     }
   }
 
-  private runAlone (lane: Lane<Call, Result>) {
-    this.alone++
-    this.runFirst(lane, undefined, () => this.alone--)
+  private runAlone (node: NodeQueue<Call, Result>, lane: Lane<Call, Result>) {
+    node.alone++
+    this.runFirst(lane, undefined, () => node.alone--)
   }
 
   private runApart (lane: Lane<Call, Result>) {
@@ -141,12 +151,12 @@ export class CallQueue<Call extends QueuedCall, Result> {
     this.dispatch()
   }
 
-  private async createTogether () {
-    const lanes = takeTurns(this.missing)
+  private async createTogether (node: NodeQueue<Call, Result>) {
+    const lanes = takeTurns(node.missing)
     for (const lane of lanes) lane.createsAlone = true // if this does not create it
-    this.isCreating = true
+    node.isCreating = true
     await this.runLanes(lanes, 'create')
-    this.isCreating = false
+    node.isCreating = false
     this.dispatch()
   }
 
@@ -175,10 +185,10 @@ export class CallQueue<Call extends QueuedCall, Result> {
     this.lateness.remove(entry)
   }
 
-  private async runTogether () {
-    this.together++
-    await this.runLanes(takeTurns(this.ready), undefined)
-    this.together--
+  private async runTogether (node: NodeQueue<Call, Result>) {
+    node.together++
+    await this.runLanes(takeTurns(node.ready), undefined)
+    node.together--
     this.dispatch()
   }
 
@@ -271,7 +281,7 @@ export class CallQueue<Call extends QueuedCall, Result> {
     const next = lane.entries[0]
     if (next === undefined) this.lanes.delete(lane.userId)
     else if (this.contention.isLikely(lane.userId)) this.waitingRoom.add(lane)
-    else (next.apart ? this.readyApart : this.ready).push(lane)
+    else (next.apart ? this.readyApart : this.nodeOf(lane).ready).push(lane)
   }
 
   // After an obstacle. If a missing account could not be created in a short time, another transaction is creating it and has
@@ -282,7 +292,15 @@ export class CallQueue<Call extends QueuedCall, Result> {
     const isToCreate = obstacle === NEW && !lane.stalled
     lane.blocked = obstacle !== SETTLING && !isToCreate
     if (!isToCreate) this.waitingRoom.add(lane)
-    else (lane.createsAlone || !canCreate(lane.entries[0]) ? this.missingApart : this.missing).push(lane)
+    else (lane.createsAlone || !canCreate(lane.entries[0]) ? this.missingApart : this.nodeOf(lane).missing).push(lane)
+  }
+
+  // Asked each time that a lane has something to send, because its account may move to another node.
+  private nodeOf (lane: Lane<Call, Result>) {
+    const id = this.options.nodeOf?.(lane.userId) ?? 0
+    let node = this.nodes.get(id)
+    if (node === undefined) this.nodes.set(id, node = new NodeQueue())
+    return node
   }
 }
 

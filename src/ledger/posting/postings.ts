@@ -120,7 +120,9 @@ export function openPostings (database: Database, { allowance, options, onSend, 
         return calls.map(({ statement }) => obstacle ?? afterFailure(error, statement.repeatable))
       }
     }
-  }, { maxQueue: options.maxQueue, patient: placesFor(database.maxConnections), reserve })
+  }, {
+    maxQueue: options.maxQueue, patient: placesFor(database.maxConnections), reserve, nodeOf: userId => database.nodeOf(userId)
+  })
   let attempts = 0 // under way, of postings that can share a statement
 
   async function attempt (posting: Posting, deadline: number): Promise<any> {
