@@ -63,15 +63,18 @@ function read (input: unknown, names: string[]) {
 
 const idProblem = compile(Id)
 
+const MAX_ID = String(2n ** 63n - 1n)
+
 /**
- * Checks the id of a row and returns it. Throws InvalidInputError if it is not a string, and NotFoundError if it is a string
- * that no row can have. `what`: the kind of row, for the error.
+ * Checks the id of a row and returns it as PostgreSQL writes it, without zeros in front: JSON has no number that begins with a
+ * zero, and one id must have one form. Throws InvalidInputError if it is not a string, and NotFoundError if it is a string that
+ * no row can have. `what`: the kind of row, for the error.
  */
 export function rowId (id: string, what: string): string {
   const problem = idProblem(id)
   if (problem !== undefined) throw new InvalidInputError('id', problem.problem)
-  if (!/^\d{1,18}$/.test(id)) throw new NotFoundError(what)
-  return id
+  if (!/^\d{1,19}$/.test(id) || (id.length === MAX_ID.length && id > MAX_ID)) throw new NotFoundError(what)
+  return id.startsWith('0') ? String(BigInt(id)) : id
 }
 
 const userIdProblem = compile(UserId)

@@ -1,5 +1,6 @@
 // The format of shared statements, which the SQL function ai_credit_execute reads and writes.
 import { BUSY, NEW, SETTLING, type Obstacle } from './call-runner.js'
+import { NumberReader } from './number-reader.js'
 import type { Verdict } from './verdict.js'
 
 /** The verdicts. The index of each is its number in the results of ai_credit_execute. */
@@ -100,19 +101,20 @@ const NONE: readonly string[] = []
 export function readResults (
   calls: { columns?: readonly string[] }[], { answers, refusals }: { answers: string, refusals: string | null }
 ): (Verdict | Obstacle)[] {
-  const numbers: number[] = JSON.parse(`[${answers.slice(1, -1)}]`)
+  const reader = new NumberReader(answers)
   const limits: string[] = refusals === null ? [] : JSON.parse(refusals)
-  let next = 0
   let nextLimit = 0
-  return calls.map(({ columns = NONE }) => {
-    const verdict = VERDICTS[numbers[next++]!]!
+  const results = calls.map(({ columns = NONE }) => {
+    const verdict = VERDICTS[reader.number()]!
     const obstacle = OBSTACLES[verdict]
     if (obstacle !== undefined) return obstacle
     const row: Verdict & Record<string, unknown> = {
-      verdict, id: numbers[next++], total: numbers[next++], used: numbers[next++], held: numbers[next++]
+      verdict, id: reader.id(), total: reader.number(), used: reader.number(), held: reader.number()
     }
-    for (const column of columns) row[column] = numbers[next++]
+    for (const column of columns) row[column] = reader.number()
     if (verdict === 'budget') row.refusal = limits[nextLimit++]!
     return row
   })
+  if (!reader.isAtEnd) throw new Error('ai_credit_execute has returned other results than those of its calls')
+  return results
 }
