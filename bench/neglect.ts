@@ -11,9 +11,9 @@ export async function neglect (ledger: Credits, pool: pg.Pool, users: string[], 
   }))
   await pool.query(`
     with holds as (
-      update ai_credit_holds set expires_at = clock_timestamp() where user_id = any($1) and state = 'open'
+      update ai_credit_holds set expires_at = now() where user_id = any($1) and state = 'open'
     ), grants as (
-      update ai_credit_grants set expires_at = clock_timestamp()
+      update ai_credit_grants set expires_at = now()
       where user_id = any($1) and kind = 'grant' and state = 'living'
     )
     update ai_credits set due_at = now() where user_id = any($1)`, [users])

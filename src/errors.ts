@@ -192,6 +192,18 @@ export class SchemaTooOldError extends createError(
   'FST_CREDITS_SCHEMA_TOO_OLD',
   'The credits tables are at number %s; upgrades begin at number %s', 500) {}
 
+/**
+ * At start: Citus has distributed the tables, and the functions are not those for Citus of this version, and `migrate` is off. The
+ * message contains the command to run.
+ */
+export class CitusFunctionsError extends createError('FST_CREDITS_CITUS_FUNCTIONS', '%s', 500) {
+  constructor (schema: string) {
+    super('Citus has distributed the credits tables, and the functions are not those for Citus of this version: run ' +
+      '(cd node_modules/fastify-ai-credits/src/sql && ' +
+      `psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -v schema='${schema}' -f tables.sql -f citus.sql)`)
+  }
+}
+
 /** At start: the functions in the database have this version's number but other content, because one of the two was edited. */
 export class FunctionsDifferError extends createError(
   'FST_CREDITS_FUNCTIONS_DIFFER',

@@ -28,7 +28,7 @@ import { writeSampleData } from './operations/sample-data.js'
 import { statement } from './operations/statement.js'
 import type { ParsedLedgerOptions } from './options.js'
 import type { Balance } from './posting/balance.js'
-import { openHoldAccounts } from './posting/hold-accounts.js'
+import { openOwners } from './posting/owners.js'
 import { openPostings } from './posting/postings.js'
 import { openTelemetry } from './telemetry.js'
 import type { Credits, Ledger } from './types.js'
@@ -80,7 +80,7 @@ export function openLedger (
   const context: Context = {
     database,
     postings: openPostings(database, { options, allowance, onSend: telemetry.sent, tellsOfBudgets: () => events.tellsOfBudgets }),
-    holdAccounts: openHoldAccounts(database, options.maxQueue),
+    owners: openOwners(database, options.maxQueue),
     events,
     options,
     allowance
@@ -122,10 +122,10 @@ type AsCall = ReturnType<typeof callsOf>
 // Makes an operation a method of the ledger. Each call of it gets a deadline. `close` waits for the calls under way, and
 // later calls are refused. The fields are written out, because an object that is made by spreading another is slow to make and
 // to read: it took a fifth of the calls on one account.
-function callsOf ({ database, postings, holdAccounts, events, options, allowance }: Context) {
+function callsOf ({ database, postings, owners, events, options, allowance }: Context) {
   return <Input extends unknown[], Result>(operation: (call: Call, ...input: Input) => Promise<Result>) =>
     (...input: Input) => database.call(deadline =>
-      operation({ database, postings, holdAccounts, events, options, allowance, deadline }, ...input))
+      operation({ database, postings, owners, events, options, allowance, deadline }, ...input))
 }
 
 // `reconcile` and `prune` make a call for each batch.

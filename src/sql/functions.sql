@@ -14,7 +14,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 4b0e3c5aaac397608bac17a3e07595d7ad2aa60082afc1b8e9f8cab4740471e6
+\set content 880552c2b2dd7d41fbd3004507f14e930969ed69fe11fb7dc0d572862fe71db2
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;
@@ -24,6 +24,9 @@ select set_config('fastify_ai_credits.schema', :'schema', true), set_config('fas
   set_config('fastify_ai_credits.content', :'content', true);
 select pg_advisory_xact_lock(hashtextextended('fastify-ai-credits', 0));
 
+\if :{?citus}
+\ir citus/begin.sql
+\endif
 \ir functions/begin.sql
 \ir functions/time.sql
 \ir functions/account.sql
@@ -42,6 +45,12 @@ select pg_advisory_xact_lock(hashtextextended('fastify-ai-credits', 0));
 \ir functions/prune.sql
 \ir functions/settings.sql
 \ir functions/sample_data.sql
+\if :{?citus}
+\ir citus/functions.sql
+\endif
 \ir functions/end.sql
+\if :{?citus}
+\ir citus/delegation.sql
+\endif
 
 commit;

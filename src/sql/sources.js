@@ -8,20 +8,29 @@ const read = name => readFileSync(new URL(name, import.meta.url), 'utf8').replac
 // What names the schema by hand is the caller's to do here.
 const withoutConditions = text => text.replace(/^\\if [^]*?^\\endif\n/gm, '')
 
+const onCitus = /^\\if :\{\?citus\}\n([^]*?)^\\endif\n/gm
+
 /** A file that psql runs by itself, as it is without psql: with the schema and other variables still to be put in. */
 export function withoutPsql (file) {
   return withoutConditions(read(file))
 }
 
-/** The text of functions.sql, and what it says of itself: its number, the oldest caller's, and the hash of its content. */
+/**
+ * The text of functions.sql, and what it says of itself: its number, the oldest caller's, and the hash of its content. `parts`: the
+ * text in parts, of which the second, fourth and so on are for Citus alone.
+ */
 export function functionSet (source = read('functions.sql')) {
   const variables = Object.fromEntries([...source.matchAll(/^\\set (\w+) (\w+)$/gm)].map(([, name, value]) => [name, value]))
-  const included = withoutConditions(source).replace(/^\\set .*\n/gm, '').replace(/^\\ir (.*)\n/gm, (_, file) => read(file))
-  const content = createHash('sha256').update(included).digest('hex')
-  const sql = included.replace(/:'(\w+)'/g, (token, name) =>
-    name === 'content' ? `'${content}'` : name in variables ? `'${variables[name]}'` : token)
-  return { number: Number(variables.number), oldestCaller: Number(variables.oldest_caller), content, sql }
+  const included = source.split(onCitus).map(part =>
+    withoutConditions(part).replace(/^\\set .*\n/gm, '').replace(/^\\ir (.*)\n/gm, (_, file) => read(file)))
+  const content = createHash('sha256').update(included.join('')).digest('hex')
+  const parts = included.map(part => part.replace(/:'(\w+)'/g, (token, name) =>
+    name === 'content' ? `'${content}'` : name in variables ? `'${variables[name]}'` : token))
+  return { number: Number(variables.number), oldestCaller: Number(variables.oldest_caller), content, parts }
 }
+
+/** citus/tables.sql. */
+export const citusTables = () => read('citus/tables.sql')
 
 /** The numbered files of tables/, in order. */
 export function tableFiles () {
@@ -53,12 +62,15 @@ export interface TableStep {
   sql: string
 }
 
-/** The functions, as one set: its number, the oldest caller's that it serves, the hash of its content, and its SQL. */
+/**
+ * The functions, as one set: its number, the oldest caller's that it serves, the hash of its content, and its SQL in parts. The second,
+ * fourth and so on are for Citus alone.
+ */
 export interface FunctionSet {
   number: number
   oldestCaller: number
   content: string
-  sql: string
+  parts: string[]
 }
 
 export const tables: TableStep[] = ${JSON.stringify(tableFiles(), null, 2)}
@@ -67,5 +79,8 @@ export const tables: TableStep[] = ${JSON.stringify(tableFiles(), null, 2)}
 export const adoption = ${JSON.stringify(adoptionFiles(), null, 2)}
 
 export const functions: FunctionSet = ${JSON.stringify(functionSet(), null, 2)}
+
+/** What distributes the tables by Citus. */
+export const citusTables = ${JSON.stringify(citusTables())}
 `.replace(/^(\s*)"(\w+)":/gm, '$1$2:')
 }

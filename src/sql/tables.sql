@@ -33,3 +33,8 @@
 \if :due
   \ir tables/009_budgets.sql
 \endif
+\set number 10
+\ir tables/due.sql
+\if :due
+  \ir tables/010_event.sql
+\endif

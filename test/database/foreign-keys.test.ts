@@ -1,4 +1,5 @@
 // Tables of the host that refer to accounts by a foreign key. For each such row PostgreSQL locks the account against deletion.
+// not on Citus: a table of the host cannot refer to distributed accounts
 // needs a real server
 import t, { type Test } from 'tap'
 import { createLedger } from '../../src/index.js'

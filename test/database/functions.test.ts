@@ -88,7 +88,7 @@ t.test('a call that goes alone writes what it writes in a shared statement', asy
   await pool.query('select ai_credit_capture(7, $1, null, 12, \'{"more": 1}\', true, \'partial\', \'k\', null, null, null, $2, null)', [alone, terms[0]])
 
   const shared = await hold('shared')
-  await pool.query("select ai_credit_execute(7, '{shared}', $1, $2, false, null)", [`[
+  await pool.query("select ai_credit_execute(7, 'shared', '{shared}', $1, $2, false, null)", [`[
     [1, "priced", null, 5, "chat", ${metadata}, null, "v1", {"tokens": 2}], [1, "priced", "k", 5, "chat", ${metadata}, null, "v1", {"tokens": 2}],
     [1, "capture", "k", 12, null, {"more": 1}, ${shared}, true, "partial"]]`, terms[0]])
 
@@ -99,7 +99,7 @@ t.test('a call that goes alone writes what it writes in a shared statement', asy
   }
   for (let statements = 0; statements < 4; statements++) { // until it has written daily usage, too
     for (const userId of ['alone', 'shared']) {
-      await pool.query('select ai_credit_execute(7, array[$1], $2, $3, false, null)',
+      await pool.query('select ai_credit_execute(7, $1::varchar, array[$1::varchar], $2, $3, false, null)',
         [userId, `[${Array.from({ length: 16 }, () => '[1, "deduct", null, 1, "chat", {}]')}]`, terms[0]])
     }
   }
@@ -156,7 +156,7 @@ t.test('an account says what time has done to it once, to the statement that did
   await neglected('ann', 1)
   await neglected('bob', 2)
   const { answers, settled } = await call(
-    "ai_credit_execute(7, '{ann,bob,new}', '[[1, \"deduct\", null, 1, \"chat\", {}], [2, \"deduct\", null, 1, \"chat\", {}]]', $1, false, null)", terms[0])
+    "ai_credit_execute(7, 'ann', '{ann,bob,new}', '[[1, \"deduct\", null, 1, \"chat\", {}], [2, \"deduct\", null, 1, \"chat\", {}]]', $1, false, null)", terms[0])
   t.match(answers, /^\{1,\d+,1000,1,0,1,\d+,1000,1,0\}$/)
   t.strictSame(JSON.parse(`[${settled}]`), [['ann', 1000, 0, 1, 1, 2], ['bob', 1000, 0, 2, 2, 4]])
 

@@ -1,3 +1,4 @@
+// not on Citus: tables are distributed or partitioned
 import { randomUUID } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'

@@ -1,3 +1,4 @@
+// not on Citus: about PGlite
 // needs a real server
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'

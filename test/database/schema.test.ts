@@ -1,3 +1,4 @@
+// not on Citus: distributed tables have other keys
 import { readFile, writeFile } from 'node:fs/promises'
 import t from 'tap'
 // @ts-expect-error: no types

@@ -7,6 +7,7 @@ import { createLedger } from '../../src/index.js'
 import { Database } from '../../src/ledger/database/database.js'
 import { hashText } from '../../src/ledger/database/hash-text.js'
 import { isDistributed, readShards, Shards, type ShardMap } from '../../src/ledger/database/shards.js'
+import { functions } from '../../src/sql/index.js'
 import { createDatabase, createLedgerDatabase, createPool, pglite } from '../helper/database.js'
 
 const ANY = fc.string({ unit: 'binary', minLength: 0, maxLength: 300 })
@@ -93,7 +94,7 @@ t.test('with Citus, the nodes of accounts are known from the start on', { skip: 
   await createCatalogs(pool)
   await distribute(pool)
   const { database } = await open(t, pool)
-  t.equal(database.distributed, false, 'before the start')
+  t.equal(database.distributed, undefined, 'before the start')
   t.equal(database.nodeOf('ann'), 0)
   await database.start()
   t.equal(database.distributed, true)
@@ -101,6 +102,15 @@ t.test('with Citus, the nodes of accounts are known from the start on', { skip: 
   t.strictSame(users.map(userId => database.nodeOf(userId)), users.map(userId => hashText(userId) < 0 ? 7 : 9))
   t.strictSame(await readShards(pool, 'public'), { firstHashes: [-2147483648, 0], nodes: [7, 9] })
   t.strictSame(await readShards(pool, 'another'), { firstHashes: [], nodes: [] })
+})
+
+t.test('with Citus, the start asks for the functions that citus.sql makes', { skip: pglite }, async t => {
+  const pool = await withLedger(t)
+  await createCatalogs(pool)
+  await distribute(pool)
+  await pool.query("update ai_credit_settings set value = 'of an older version' where name = 'citus'")
+  const { database } = await open(t, pool)
+  await t.rejects(database.start(), { code: 'FST_CREDITS_CITUS_FUNCTIONS', message: /-f tables\.sql -f citus\.sql/ })
 })
 
 t.test('with Citus, a stricter isolation level is refused at start, and named', { skip: pglite }, async t => {
@@ -170,4 +180,5 @@ async function distribute (pool: pg.Pool) {
     insert into pg_dist_shard values
       ('ai_credits', 2, '0', '2147483647'), ('ai_credits', 1, '-2147483648', '-1'), ('ai_credit_usage', 3, '-2147483648', '2147483647');
     insert into pg_dist_placement values (1, 1, 1, 7), (2, 2, 1, 9), (3, 3, 1, 11), (4, 1, 4, 12), (5, 1, 1, 13)`)
+  await pool.query("insert into ai_credit_settings (name, value) values ('citus', $1)", [functions.content]) // as citus.sql does
 }

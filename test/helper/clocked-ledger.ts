@@ -2,6 +2,7 @@ import type pg from 'pg'
 import t, { type Test } from 'tap'
 import { createLedger, type Ledger, type LedgerOptions, type Queryable } from '../../src/index.js'
 import { createClockedLedgerDatabase } from './clock.js'
+import { citus, useTimeZone } from './citus.js'
 import { createPool, pglite } from './database.js'
 
 /** A ledger on a database whose clock the test sets. */
@@ -33,6 +34,7 @@ export function onLedger (time: string, options: LedgerOptions, body: Body): (t:
     const { connectionString, setClock } = await createClockedLedgerDatabase(t, time)
     const pool = createPool(t, connectionString)
     const open = (options: LedgerOptions) => createLedger(pool, { prepare: !pglite, ...options })
+    if (citus !== undefined && options.timeZone !== undefined) await useTimeZone(pool, options.timeZone)
     const credits = open(options)
     await credits.migrate()
     await body(t, { credits, pool, connectionString, at: setClock, open, transaction: (end, work) => transaction(pool, end, work) })

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import type { Test } from 'tap'
+import { citus, createOnCluster } from './citus.js'
 import { startPglite } from './pglite.js'
 import { sharedConnectionString } from './shared-server.js'
 import { copyOf, type Template } from './templates.js'
@@ -35,7 +36,7 @@ export function createPool (t: Test, connectionString: string, options: pg.PoolC
 }
 
 async function create (t: Test, template?: Template) {
-  const { connectionString, drop } = pglite ? await startPglite() : await createOnServer(template)
+  const { connectionString, drop } = await (pglite ? startPglite() : citus ? createOnCluster(template) : createOnServer(template))
   t.teardown(drop)
   return connectionString
 }

@@ -1,4 +1,5 @@
 // Calls on an account with thousands of budgets read only what they need.
+// not on Citus: counts what one server reads
 // needs a real server
 import t, { type Test } from 'tap'
 import type pg from 'pg'

@@ -180,7 +180,7 @@ ledgerTest('a shared statement answers for each call, and says which limits refu
   const hold = '[1, "hold", null, 20, "chat", {}, 60000, null, null, null, null, "key:1"]'
   const deduct = (budget: string, credits: number) => `[1, "deduct", null, ${credits}, "chat", {}, null, null, null, null, null, "${budget}"]`
   const calls = [hold, hold, deduct('team', 30), deduct('key:2', 1), deduct('nobody', 1), '[1, "deduct", null, 1, "chat", {}]']
-  const { rows: [row] } = await pool.query("select * from ai_credit_execute(7, '{acme}', $1, '{\"credits\": 100}', false, null)", [`[${calls}]`])
+  const { rows: [row] } = await pool.query("select * from ai_credit_execute(7, 'acme', '{acme}', $1, '{\"credits\": 100}', false, null)", [`[${calls}]`])
   t.match(row.answers, /^\{1,\d+,100,0,20,\d+,10,0,100,0,20,\d+,1,\d+,100,30,20,10,0,100,30,20,5,0,100,30,20,1,\d+,100,31,20\}$/)
   t.strictSame(JSON.parse(row.refusals).map((refusal: string) => JSON.parse(refusal)), [
     { budget: 'key:1', period: 'day', limit: 30, used: 0, held: 20, resetsAt: '2030-01-02T00:00:00.000Z' },

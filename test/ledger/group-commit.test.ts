@@ -4,7 +4,7 @@ import type pg from 'pg'
 import t, { type Test } from 'tap'
 import { createLedger, type LedgerOptions } from '../../src/index.js'
 import { Database } from '../../src/ledger/database/database.js'
-import { openHoldAccounts } from '../../src/ledger/posting/hold-accounts.js'
+import { openOwners } from '../../src/ledger/posting/owners.js'
 import { buildGateway, postDeduct } from '../helper/app.js'
 import { createLedgerDatabase, createPool } from '../helper/database.js'
 import { readsOf } from '../helper/reads.js'
@@ -126,7 +126,7 @@ t.test('the database itself refuses a statement that is about one hold twice', a
   const { ledger, pool } = await open(t)
   const { id } = await ledger.hold(charge('ann', 5))
   const capture = `[1, "capture", null, 1, null, null, ${id}, true, "partial"]`
-  await t.rejects(pool.query("select ai_credit_execute(7, '{ann}', $1, '{}', false, null)", [`[${capture}, ${capture}]`]), { code: '21000' })
+  await t.rejects(pool.query("select ai_credit_execute(7, 'ann', '{ann}', $1, '{}', false, null)", [`[${capture}, ${capture}]`]), { code: '21000' })
   t.match(await ledger.balance('ann'), { used: 0, held: 5 })
 })
 
@@ -441,14 +441,14 @@ t.test('a process knows the accounts of the holds that it made', async t => {
 
 t.test('it knows those of the last ten thousand', async t => {
   const { ledger, pool } = await open(t)
-  const accounts = openHoldAccounts(new Database(pool, { timeout: 5000, maxQueue: 100, prepare: true, timeZone: 'UTC', schema: undefined }, () => {}), 10)
+  const accounts = openOwners(new Database(pool, { timeout: 5000, maxQueue: 100, prepare: true, timeZone: 'UTC', schema: undefined }, () => {}), 10)
   const { id } = await ledger.hold(charge('ann'))
   accounts.remember(id, 'ann')
-  t.equal(accounts.remembered(id), 'ann')
+  t.equal(accounts.remembered('hold', id), 'ann')
   for (let i = 0; i < 10_000; i++) accounts.remember(`other ${i}`, 'bob')
-  t.equal(accounts.remembered(id), undefined)
-  t.equal(accounts.remembered('other 0'), 'bob')
-  t.equal(await accounts.find(id, performance.now() + 5000), 'ann', 'the others are looked up')
+  t.equal(accounts.remembered('hold', id), undefined)
+  t.equal(accounts.remembered('hold', 'other 0'), 'bob')
+  t.equal(await accounts.find('hold', id, performance.now() + 5000), 'ann', 'the others are looked up')
 })
 
 t.test('calls on holds that another process made find their accounts together', async t => {
@@ -464,7 +464,7 @@ t.test('calls on holds that another process made find their accounts together', 
   const last = outcomes.pop()
   t.match(last, { reason: { code: 'FST_CREDITS_NOT_FOUND' } })
   for (const [i, outcome] of outcomes.entries()) t.match(outcome, { value: { userId: `user ${i % 5}`, credits: i % 2 ? 1 : 2 } })
-  t.ok(statements.includes('ai_credit_hold_users'))
+  t.ok(statements.includes('ai_credit_owners'))
   t.ok(statements.length <= 6, statements.join())
   t.match(await ledger.reconcile(), { ok: true })
 })
@@ -541,7 +541,7 @@ function spy (pool: pg.Pool, statements: string[]) {
   pool.on('connect', client => {
     const query = client.query
     client.query = ((...args: [pg.QueryConfig]) => {
-      const name = /from \S*(ai_credit_(?:deduct|hold|capture|release|execute|hold_users))\(/.exec(args[0].text ?? '')
+      const name = /from \S*(ai_credit_(?:deduct|hold|capture|release|execute|owners))\(/.exec(args[0].text ?? '')
       if (name !== null) statements.push(name[1]!)
       return Reflect.apply(query, client, args)
     }) as typeof query

@@ -1,3 +1,4 @@
+// not on Citus: counts what one server reads
 // needs a real server
 import type pg from 'pg'
 import t from 'tap'
@@ -74,7 +75,8 @@ const calls: Record<string, (session: Session, name: string) => Promise<unknown>
     await deduct(session, `after both ${name}`)
   },
   // Of some of the postings that the sessions have made first.
-  pruning: async ({ client }) => await client.query("select ai_credit_prune(7, now(), '', 40, 1000)"),
+  pruning: async ({ client, userId }) =>
+    await client.query('select ai_credit_prune(7, $1::varchar, array[$1::varchar], now(), 40, 1000)', [userId]),
   'a page of the statement': async ({ ledger, client, userId }) => await ledger.statement(userId, { limit: 10, client })
 }
 
@@ -124,7 +126,7 @@ async function hold ({ ledger, client, userId, key }: Session, name: string) {
 
 async function share ({ client, userId, key }: Session, kind: string, name: string, ttl: number | null = null) {
   const calls = JSON.stringify([[1, kind, key(name), 0, 'chat', {}, ttl]])
-  await client.query('select ai_credit_execute(7, array[$1], $2, $3, false, null)', [userId, calls, allowance])
+  await client.query('select ai_credit_execute(7, $1::varchar, array[$1::varchar], $2, $3, false, null)', [userId, calls, allowance])
 }
 
 // Its time has come.

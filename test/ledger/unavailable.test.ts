@@ -1,3 +1,4 @@
+// not on Citus: starts a server of its own
 // needs a real server
 import { once } from 'node:events'
 import { createConnection, createServer, type AddressInfo, type Socket } from 'node:net'

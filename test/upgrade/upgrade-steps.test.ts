@@ -4,7 +4,8 @@ import type pg from 'pg'
 import t, { type Test } from 'tap'
 import { createLedger, type Balance, type Ledger } from '../../src/index.js'
 import { inSchema } from '../../src/ledger/database/schema.js'
-import { functions, tables } from '../../src/sql/index.js'
+import { functionScript } from '../../src/ledger/database/migrate.js'
+import { tables } from '../../src/sql/index.js'
 import { until } from '../helper/charging.js'
 import { createClockedDatabase } from '../helper/clock.js'
 import { createPool, pglite } from '../helper/database.js'
@@ -31,7 +32,7 @@ t.test('every step keeps what is there, and all that was done before is replayed
     await pool.query(inSchema(sql, 'public'))
     t.strictSame(await contentOf(pool), before, `${file} changes no account and no record`)
   }
-  await pool.query(inSchema(functions.sql, 'public'))
+  await pool.query(inSchema(functionScript(false), 'public'))
   await at(start)
 
   const ledger = createLedger(createPool(t, connectionString), { allowance: 1000, prepare: !pglite })

@@ -49,6 +49,7 @@ export class Database {
   private underWay = 0
   private readonly connections: Connections
   private readonly prepared: Prepared
+  private started = false
   private closed = false
   private readonly closing: (() => void)[] = [] // resolvers of `close` calls that wait for the calls under way
   private interrupt!: (error: UnavailableError) => void
@@ -105,14 +106,20 @@ export class Database {
     return await within(deadline, this.sendOnClient(client, statement, deadline))
   }
 
+  /** Returns whether the tables are distributed by Citus. If that is not known yet, it looks, with the host's `client` if given. */
+  async isDistributed (deadline: number, client?: Queryable): Promise<boolean> {
+    const { shards } = await (client === undefined ? this.findFacts(deadline) : this.factsWith(client))
+    return shards !== null
+  }
+
   /** How many connections the pool can have. */
   get maxConnections (): number {
     return this.connections.max
   }
 
-  /** Whether Citus has distributed the tables over nodes. Before the start it is unknown, and false. */
-  get distributed (): boolean {
-    return this.shards !== undefined
+  /** Whether Citus has distributed the tables over nodes; undefined before the start. */
+  get distributed (): boolean | undefined {
+    return this.started ? this.shards !== undefined : undefined
   }
 
   /** Returns the node on which the account lives; 0 for all if the tables are not distributed. */
@@ -153,8 +160,7 @@ export class Database {
 
   // Runs `start` on the first call. Later calls share its result. If it fails, the next call runs it again.
   private async findFacts (deadline: number): Promise<DatabaseFacts> {
-    this.starting ??= this.use(deadline, connection =>
-      runReadCommitted(connection, () => start(asQueryable(connection), this.options))).then(facts => this.started(facts))
+    this.starting ??= this.startOnce(deadline)
     try {
       return await within(deadline, this.starting)
     } catch (error) {
@@ -163,13 +169,21 @@ export class Database {
     }
   }
 
-  private started (facts: DatabaseFacts) {
-    const { schema, shards } = facts
+  private async startOnce (deadline: number): Promise<DatabaseFacts> {
+    const facts = await this.use(deadline, connection =>
+      runReadCommitted(connection, () => start(asQueryable(connection), this.options)))
+    const { shards, schema } = facts
     if (shards !== null) {
       this.shards ??= new Shards(shards, () => this.call(deadline =>
         this.use(deadline, connection => readShards(asQueryable(connection), schema))))
     }
+    this.started = true
     return facts
+  }
+
+  // Starts on the host's client, because the pool may have no other connection.
+  private async factsWith (client: Queryable): Promise<DatabaseFacts> {
+    return await (this.starting ?? start(client, this.options))
   }
 
   // A connection that is lost or late is closed instead of reused. Otherwise the pool could run out of connections.
@@ -204,8 +218,7 @@ export class Database {
 
   private async sendOnClient (client: Queryable, statement: SqlStatement, deadline: number): Promise<any> {
     const { text, values } = statement
-    // Starts on the host's client, because the pool may have no other connection.
-    const { schema } = await (this.starting ?? start(client, this.options))
+    const { schema } = await this.factsWith(client)
     const { rows: [row] } = await client.query(inSchema(text, schema), values(this.lockTimeout(deadline)))
     return row?.verdict === 'settling' ? await this.sendOnClient(client, statement, deadline) : row
   }

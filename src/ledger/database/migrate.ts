@@ -1,10 +1,14 @@
 import { FunctionsDifferError, MigrationRequiredError, SchemaTooNewError, SchemaTooOldError } from '../../errors.js'
-import { functions, tables } from '../../sql/index.js'
+import { citusTables, functions, tables } from '../../sql/index.js'
 import { beginAdoption, endAdoption, sumDays, type Adoption } from './adopt.js'
 import type { Connection, Queryable } from './types.js'
 import { runReadCommitted } from './read-committed.js'
 import { findSchema, inSchema } from './schema.js'
+import { isDistributed } from './shards.js'
 import { settleTimeZone } from './time-zone.js'
+
+/** Returns the SQL that replaces the functions, for PostgreSQL or for Citus. */
+export const functionScript = (onCitus: boolean): string => functions.parts.filter((_, index) => onCitus || index % 2 === 0).join('')
 
 const newest = tables.at(-1)!.id
 const oldest = tables[0]!.id
@@ -49,9 +53,11 @@ export async function migrate (connection: Connection, { schema: named, ...optio
     if (id > version.tables) await applyTables(connection, inSchema(sql, schema))
     if (id === oldest) await endAdoption(adoption)
   }
-  if (version.functions < functions.number) await applyFunctions(connection, db, schema)
+  const onCitus = await isOnCitus(db, schema)
+  const isComplete = version.functions === functions.number && (!onCitus || await hasFunctionsOfCitus(db, schema))
+  if (!isComplete) await applyFunctions(connection, db, schema, onCitus)
   await runReadCommitted(connection, () => settleTimeZone(db, schema, options.timeZone))
-  await sumDays(adoption)
+  if (!onCitus) await sumDays(adoption) // citus.sql asks that it is done before
 }
 
 function refuse (version: Version, schema: string) {
@@ -82,6 +88,19 @@ async function readVersion (db: Queryable, schema: string): Promise<Version> {
   return { tables: id, functions: set.number, oldestCaller: set.oldest_caller, content: set.content }
 }
 
+async function isOnCitus (db: Queryable, schema: string) {
+  const { rows: [{ citus }] } = await db.query(
+    "select pg_catalog.to_regclass('pg_catalog.pg_dist_partition'::pg_catalog.text)::pg_catalog.text as citus")
+  return citus !== null && await isDistributed(db, schema)
+}
+
+/** Returns whether citus.sql was run for the functions of this version, in a database whose tables are distributed. */
+export async function hasFunctionsOfCitus (db: Queryable, schema: string): Promise<boolean> {
+  const { rows: [row] } = await db.query(inSchema(
+    'select value from :"schema".ai_credit_settings where name::pg_catalog.text operator(pg_catalog.=) \'citus\'::pg_catalog.text', schema))
+  return row?.value === functions.content
+}
+
 // Looks for the schema first, because `create schema if not exists` needs the right to create schemas even if it exists.
 async function createSchema (connection: Connection, schema: string) {
   const { rows: [{ found }] } = await connection.query({
@@ -101,15 +120,16 @@ async function applyTables (connection: Connection, sql: string) {
 }
 
 // Takes the same lock as the script. A process that had to wait for it finds the functions installed.
-async function applyFunctions (connection: Connection, db: Queryable, schema: string) {
+async function applyFunctions (connection: Connection, db: Queryable, schema: string, onCitus: boolean) {
   try {
+    if (onCitus) await connection.query({ text: inSchema(citusTables, schema).replace(":'time_zone'", "''") })
     await connection.query({ text: 'begin isolation level read committed' })
     await connection.query({
       text: "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('fastify-ai-credits'::pg_catalog.text, 0::bigint))"
     })
     const version = await readVersion(db, schema)
-    if (version.functions < functions.number) await connection.query({ text: inSchema(functions.sql, schema) })
-    else await connection.query({ text: 'commit' })
+    const isNewer = version.functions < functions.number || (onCitus && !await hasFunctionsOfCitus(db, schema))
+    await connection.query({ text: isNewer ? inSchema(functionScript(onCitus), schema) : 'commit' })
   } catch (error) {
     await connection.query({ text: 'rollback' })
     throw error

@@ -1,7 +1,7 @@
-import { AdoptionUnfinishedError, EncodingError, IsolationError } from '../../errors.js'
+import { AdoptionUnfinishedError, CitusFunctionsError, EncodingError, IsolationError } from '../../errors.js'
 import { areDaysMissing } from './adopt.js'
 import type { Queryable } from './types.js'
-import { checkSchema } from './migrate.js'
+import { checkSchema, hasFunctionsOfCitus } from './migrate.js'
 import { findSchema } from './schema.js'
 import { isDistributed, readShards, type ShardMap } from './shards.js'
 import { settleTimeZone } from './time-zone.js'
@@ -32,10 +32,13 @@ export async function start (
   const schema = await findSchema(db, options.schema)
   await checkSchema(db, schema)
   options.timeZone = await settleTimeZone(db, schema, options.timeZone)
-  if (await areDaysMissing(db, schema)) throw new AdoptionUnfinishedError(schema, options.timeZone)
   const { rows: [{ isolation, citus }] } = await db.query(SETTINGS)
   const strictIsolation = isolation !== 'read committed' && isolation !== 'read uncommitted'
-  if (citus === null || !await isDistributed(db, schema)) return { strictIsolation, schema, shards: null }
+  if (citus === null || !await isDistributed(db, schema)) {
+    if (await areDaysMissing(db, schema)) throw new AdoptionUnfinishedError(schema, options.timeZone)
+    return { strictIsolation, schema, shards: null }
+  }
+  if (!await hasFunctionsOfCitus(db, schema)) throw new CitusFunctionsError(schema)
   if (strictIsolation) throw new IsolationError(isolation)
   return { strictIsolation, schema, shards: await readShards(db, schema) }
 }

@@ -87,15 +87,15 @@ export async function capture (
   const json = metadata && JSON.stringify(metadata)
   const row = await postOfHold(call, id, userId, {
     call: captureCall({ idempotencyKey, credits, operation, metadata: json, version, quantities }, id, final, shortfall),
-    statement: {
+    statementFor: account => ({
       name: 'ai_credit_capture',
       text: CAPTURE,
       values: lockTimeout => [
-        id, userId, credits, json, final, shortfall, idempotencyKey, operation, version, quantities,
+        id, account, credits, json, final, shortfall, idempotencyKey, operation, version, quantities,
         call.allowance, lockTimeout, call.events.tellsOfBudgets
       ],
       repeatable: idempotencyKey !== null || final // a final capture closes the hold, so a repetition is a replay
-    }
+    })
   }, client)
   if (client === undefined) call.events.captureReturned(row, row.user_id, holdId)
   throwRefusal(row, { what: HOLD, credits: Number(row.required) })

@@ -5,6 +5,7 @@ import { balanceOf, type Balance } from '../posting/balance.js'
 import { functionCall } from '../posting/function-call.js'
 import { throwRefusal } from '../posting/verdict.js'
 import { HOLD } from './of-hold.js'
+import { withOwner } from './owner.js'
 
 /** The input of `extend`. */
 export interface ExtendInput extends ClientInput {
@@ -32,19 +33,19 @@ const EXTEND = functionCall('ai_credit_extend', ['bigint', 'varchar', 'integer',
 
 /** Moves the time at which an open hold lapses to later. See Credits. */
 export async function extend (
-  { postings, holdAccounts, allowance, deadline }: Call, holdId: string, input: ExtendInput
+  call: Call, holdId: string, input: ExtendInput
 ): Promise<Extension> {
   const { userId = null, ttl, client } = check(input)
   const id = rowId(holdId, HOLD)
-  const row = await postings.post({
-    userId: userId ?? holdAccounts.remembered(id) ?? null,
+  const row = await withOwner(call, { what: HOLD, id, userId, client }, account => call.postings.post({
+    userId: account,
     statement: {
       name: 'ai_credit_extend',
       text: EXTEND,
-      values: lockTimeout => [id, userId, ttl, allowance, lockTimeout],
+      values: lockTimeout => [id, account, ttl, call.allowance, lockTimeout],
       repeatable: true
     }
-  }, deadline, client)
+  }, call.deadline, client))
   throwRefusal(row, { what: HOLD })
   return {
     id: holdId,

@@ -58,7 +58,7 @@ export const DEFAULT_TTL = 15 * 60_000
 
 /** Sets credits aside. See Credits. */
 export async function hold (
-  { postings, holdAccounts, events, options, allowance, deadline }: Call, input: HoldInput
+  { postings, owners, events, options, allowance, deadline }: Call, input: HoldInput
 ): Promise<Hold> {
   const {
     userId: named, credits, operation, metadata = {}, ttl = DEFAULT_TTL, idempotencyKey = null, budget = null, client
@@ -82,7 +82,7 @@ export async function hold (
   if (client === undefined) events.holdReturned(row, { userId, credits, operation })
   throwRefusal(row, { what: 'budget', credits })
   const id = String(row.id)
-  holdAccounts.remember(id, userId)
+  owners.remember(id, userId)
   return {
     id, userId, credits, operation, expiresAt: new Date(row.expires_at), balance: balanceOf(row), replayed: isReplay(row)
   }

@@ -5,6 +5,7 @@ import { checker } from '../input/check.js'
 import { Callable, Limit, Time } from '../input/fields.js'
 import { functionCall } from '../posting/function-call.js'
 import { NO_ACCOUNT } from '../posting/postings.js'
+import { allAccounts } from './all-accounts.js'
 
 /** The input of `prune`. */
 export interface PruneInput {
@@ -36,7 +37,9 @@ const check = checker<PruneInput>({
   onProgress: Type.Optional(Callable)
 })
 
-const PRUNE = functionCall('ai_credit_prune', ['timestamptz', 'varchar', 'integer', 'integer'])
+const PRUNE = functionCall('ai_credit_prune', ['varchar', 'varchar[]', 'timestamptz', 'integer', 'integer'])
+
+const ACCOUNTS_AT_A_TIME = 1000
 
 const DEFAULT_BATCH = 1000
 
@@ -44,25 +47,28 @@ const DEFAULT_BATCH = 1000
 export async function prune (context: Context, input: PruneInput): Promise<Pruning> {
   const { before, batch = DEFAULT_BATCH, onProgress } = check(input)
   const done: Pruning = { accounts: 0, records: 0 }
-  for (let next: string | null = ''; next !== null;) { // no account comes before ''
-    const row: any = await pruneBatch(context, new Date(before), next, batch)
-    if (row.verdict === 'future') throw new InvalidInputError('before', 'must be in the past')
-    done.accounts += row.accounts
-    done.records += row.records
-    next = row.next
-    await onProgress?.({ ...done })
+  for await (const userIds of allAccounts(context, ACCOUNTS_AT_A_TIME)) {
+    let rest = userIds
+    do {
+      const row = await pruneBatch(context, new Date(before), rest, batch)
+      if (row.verdict === 'future') throw new InvalidInputError('before', 'must be in the past')
+      rest = rest.slice(row.accounts)
+      done.accounts += row.accounts
+      done.records += row.records
+      await onProgress?.({ ...done })
+    } while (rest.length > 0)
   }
   return done
 }
 
 // If the result of a batch was lost, the batch may have been deleted. The retry then deletes the next one.
-async function pruneBatch ({ database, postings }: Context, before: Date, from: string, batch: number) {
+async function pruneBatch ({ database, postings }: Context, before: Date, userIds: string[], batch: number): Promise<any> {
   return await database.call(deadline => postings.post({
     userId: NO_ACCOUNT,
     statement: {
       name: 'ai_credit_prune',
       text: PRUNE,
-      values: lockTimeout => [before.toISOString(), from, batch, lockTimeout ?? 1], // 0 would mean no limit
+      values: lockTimeout => [userIds[0] ?? '', userIds, before.toISOString(), batch, lockTimeout ?? 1], // 0 would mean no limit
       repeatable: true
     }
   }, deadline))

@@ -3,6 +3,7 @@ import type { Context } from '../context.js'
 import { checker, resolveUserId } from '../input/check.js'
 import { Callable, Limit } from '../input/fields.js'
 import { functionCall } from '../posting/function-call.js'
+import { allAccounts } from './all-accounts.js'
 
 /** The input of `reconcile`. */
 export interface ReconcileInput {
@@ -40,7 +41,7 @@ const check = checker<ReconcileInput>({
   onProgress: Type.Optional(Callable)
 })
 
-const RECONCILE = functionCall('ai_credit_reconcile', ['varchar', 'varchar', 'integer'])
+const RECONCILE = functionCall('ai_credit_reconcile', ['varchar', 'varchar[]'])
 
 const DEFAULT_BATCH = 1000
 
@@ -61,22 +62,20 @@ export async function reconcile (
   const account = userId === undefined ? null : resolveUserId(userId, null)
   const differences: Difference[] = []
   let accounts = 0
-  for (let after: string | null = null; ;) {
-    const rows: any[] = await readBatch(context, account, after, batch)
+  for await (const userIds of account === null ? allAccounts(context, batch) : [[account]]) {
+    const rows = await readAccounts(context, userIds)
     accounts += rows.length
     differences.push(...rows.flatMap(differencesOf))
     onProgress?.({ accounts, differences: differences.length })
-    if (account !== null || rows.length < batch) break
-    after = rows.at(-1).user_id
   }
   return { ok: differences.length === 0, accounts, differences }
 }
 
-async function readBatch ({ database }: Context, userId: string | null, after: string | null, limit: number) {
+async function readAccounts ({ database }: Context, userIds: string[]): Promise<Array<Record<string, any>>> {
   const { accounts } = await database.call(deadline => database.run({
     name: 'ai_credit_reconcile',
     text: RECONCILE,
-    values: () => [userId, after, limit],
+    values: () => [userIds[0] ?? '', userIds],
     repeatable: true
   }, { deadline, sentAgainBy: 'database' }))
   return JSON.parse(accounts)

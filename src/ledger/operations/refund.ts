@@ -6,6 +6,7 @@ import { Credits, Id, IdempotencyKey, Reason } from '../input/fields.js'
 import { balanceOf, type Balance } from '../posting/balance.js'
 import { functionCall } from '../posting/function-call.js'
 import { isReplay, throwRefusal } from '../posting/verdict.js'
+import { withOwner } from './owner.js'
 
 /** The input of `refund`. */
 export interface RefundInput extends ClientInput {
@@ -53,12 +54,14 @@ const check = checker<RefundInput>({
   idempotencyKey: Type.Optional(IdempotencyKey)
 })
 
+const RECORD = 'usage record'
+
 const REFUND = functionCall('ai_credit_refund', [
   'bigint', 'varchar', 'varchar', 'bigint', 'varchar', 'varchar', 'jsonb', 'integer'
 ])
 
 /** Gives back the spent credits of a usage record, or a part of them. See Credits. */
-export async function refund ({ postings, options, allowance, deadline }: Call, input: RefundInput): Promise<Refund> {
+export async function refund (call: Call, input: RefundInput): Promise<Refund> {
   const {
     usageId, deductKey = null, credits = null, reason = null, idempotencyKey = null, client, ...rest
   } = check(input)
@@ -66,20 +69,22 @@ export async function refund ({ postings, options, allowance, deadline }: Call, 
     throw new InvalidInputError('usageId', 'or deductKey is required, and not both')
   }
   // A usage record has one account. A key names a deduct only together with its account.
-  const userId = usageId === undefined ? resolveUserId(rest.userId, options.defaultUser) : rest.userId ?? null
-  const id = usageId === undefined ? null : rowId(usageId, 'usage record')
-  const row = await postings.post({
+  const id = usageId === undefined ? null : rowId(usageId, RECORD)
+  const post = (userId: string | null) => call.postings.post({
     userId,
     statement: {
       name: 'ai_credit_refund',
       text: REFUND,
       values: lockTimeout => [
-        id, userId, deductKey, credits, reason, idempotencyKey, allowance, lockTimeout
+        id, userId, deductKey, credits, reason, idempotencyKey, call.allowance, lockTimeout
       ],
       repeatable: idempotencyKey !== null
     }
-  }, deadline, client)
-  throwRefusal(row, { what: 'usage record' })
+  }, call.deadline, client)
+  const row = id === null
+    ? await post(resolveUserId(rest.userId, call.options.defaultUser))
+    : await withOwner(call, { what: RECORD, id, userId: rest.userId ?? null, client }, post)
+  throwRefusal(row, { what: RECORD })
   return {
     id: String(row.record_id),
     usageId: String(row.usage_id),

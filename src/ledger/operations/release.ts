@@ -35,12 +35,12 @@ export async function release (call: Call, holdId: string, input: ReleaseInput =
   const id = rowId(holdId, HOLD)
   const row = await postOfHold(call, id, userId, {
     call: releaseCall(id),
-    statement: {
+    statementFor: account => ({
       name: 'ai_credit_release',
       text: RELEASE,
-      values: lockTimeout => [id, userId, call.allowance, lockTimeout],
+      values: lockTimeout => [id, account, call.allowance, lockTimeout],
       repeatable: true
-    }
+    })
   }, client)
   throwRefusal(row, { what: HOLD })
   return { id: holdId, userId: row.user_id, credits: Number(row.credits), balance: balanceOf(row), replayed: isReplay(row) }

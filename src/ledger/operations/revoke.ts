@@ -3,6 +3,7 @@ import { checker, ofAccount, rowId, type ClientInput } from '../input/check.js'
 import { balanceOf, type Balance } from '../posting/balance.js'
 import { functionCall } from '../posting/function-call.js'
 import { isReplay, throwRefusal } from '../posting/verdict.js'
+import { withOwner } from './owner.js'
 
 /** The input of `revoke`. */
 export interface RevokeInput extends ClientInput {
@@ -29,20 +30,20 @@ const REVOKE = functionCall('ai_credit_revoke', ['bigint', 'varchar', 'jsonb', '
 
 /** Takes back the unspent credits of a grant. See Credits. */
 export async function revoke (
-  { postings, events, allowance, deadline }: Call, grantId: string, input: RevokeInput = {}
+  call: Call, grantId: string, input: RevokeInput = {}
 ): Promise<Revocation> {
   const { userId = null, client } = check(input)
   const id = rowId(grantId, 'grant')
-  const row = await postings.post({
-    userId,
+  const row = await withOwner(call, { what: 'grant', id, userId, client }, account => call.postings.post({
+    userId: account,
     statement: {
       name: 'ai_credit_revoke',
       text: REVOKE,
-      values: lockTimeout => [id, userId, allowance, lockTimeout],
+      values: lockTimeout => [id, account, call.allowance, lockTimeout],
       repeatable: true
     }
-  }, deadline, client)
-  if (client === undefined) events.revokeReturned(row)
+  }, call.deadline, client))
+  if (client === undefined) call.events.revokeReturned(row)
   throwRefusal(row, { what: 'grant' })
   return { id: grantId, userId: row.user_id, credits: Number(row.credits), balance: balanceOf(row), replayed: isReplay(row) }
 }

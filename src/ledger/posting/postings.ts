@@ -10,7 +10,9 @@ import { now } from '../timers.js'
 import type { Verdict } from './verdict.js'
 import { OBSTACLES, readResults, writeCalls } from './wire.js'
 
-const EXECUTE = functionCall('ai_credit_execute', ['varchar[]', 'jsonb', 'jsonb', 'boolean', 'integer', 'boolean'])
+const EXECUTE = functionCall('ai_credit_execute', [
+  'varchar', 'varchar[]', 'jsonb', 'jsonb', 'boolean', 'integer', 'boolean'
+])
 
 /** A call on one account, with the statement that runs it. */
 export interface Posting {
@@ -104,7 +106,8 @@ export function openPostings (database: Database, { allowance, options, onSend, 
           values: lockTimeout => {
             sent = calls.filter(({ deadline }) => deadline > now()) // the other calls have already been rejected
             onSend(sent.length)
-            return [...writeCalls(sent), allowance, kind === 'create', lockTimeout, tellsOfBudgets()]
+            const [userIds, written] = writeCalls(sent)
+            return [userIds[0], userIds, written, allowance, kind === 'create', lockTimeout, tellsOfBudgets()]
           },
           repeatable: false
         }, {

@@ -2,55 +2,75 @@
 
 -- 2^53 - 1, the largest whole number that every reader of JSON holds exactly.
 create or replace function :"schema".ai_credit_max() returns bigint
-language sql immutable
-return 9007199254740991;
+language sql immutable as $$
+  select 9007199254740991
+$$;
 
 create or replace function :"schema".ai_credit_available(p_account :"schema".ai_credit_account) returns bigint
-language sql immutable
-return p_account.total_credits - p_account.used_credits - p_account.held_credits;
+language sql immutable as $$
+  select p_account.total_credits - p_account.used_credits - p_account.held_credits
+$$;
 
 -- What an account can spend: its overdraft beside what is available. Less than 0 where it owes more than that.
 create or replace function :"schema".ai_credit_spendable(p_account :"schema".ai_credit_account) returns bigint
-language sql immutable
-return :"schema".ai_credit_available(p_account) + p_account.overdraft;
+language sql immutable as $$
+  select :"schema".ai_credit_available(p_account) + p_account.overdraft
+$$;
 
 -- Whether an account can pay so many credits. What costs nothing is never refused.
 create or replace function :"schema".ai_credit_fits(p_account :"schema".ai_credit_account, p_credits bigint) returns boolean
-language sql immutable
-return p_credits = 0 or p_credits <= :"schema".ai_credit_spendable(p_account);
+language sql immutable as $$
+  select p_credits = 0 or p_credits <= :"schema".ai_credit_spendable(p_account)
+$$;
 
 -- How many credits may still be added to an account. What it can spend in all, with its overdraft, never passes
 -- 2^53 - 1, so that used never does.
 create or replace function :"schema".ai_credit_room(p_account :"schema".ai_credit_account) returns bigint
-language sql immutable
-return :"schema".ai_credit_max() - p_account.total_credits - p_account.overdraft;
+language sql immutable as $$
+  select :"schema".ai_credit_max() - p_account.total_credits - p_account.overdraft
+$$;
 
 -- SHA-256 of some content. The text of jsonb has one order of keys, so equal content has one hash. The hashes are kept, and so
 -- this relies on PostgreSQL never to write jsonb otherwise: it says so by calling that cast immutable, on which indexes and
 -- generated columns of others rely as well, and 14 to 18 write the same.
 create or replace function :"schema".ai_credit_hash(p_content jsonb) returns bytea
-language sql immutable parallel safe
-return sha256(convert_to(p_content::text, 'UTF8'));
+language sql immutable parallel safe as $$
+  select sha256(convert_to(p_content::text, 'UTF8'))
+$$;
 
 -- Keeps a query to the index that is meant. Several indexes of a table begin with the account, and by another one than that all of
 -- the account's past is read. A session may plan on tables of which PostgreSQL knows nothing yet: it expects one row by either
 -- index then, may take the wrong one, and keeps that plan.
 --
 -- Where the index that is meant is a partial one, add to the query, for a condition of that index which the query has anyway,
---   (condition or ai_credit_dear(user_id))
+--   (condition or ai_credit_dear(column of the condition))
 -- Beside the condition this is true: it changes no result, and this function is never called. The planner leaves it out where it
 -- follows from an index's own condition, and so from the plan by the index that is meant. By any other index it is a filter, which
 -- costs more than whatever that index could save. In PL/pgSQL, and with an argument that each row has, for PostgreSQL not to work
--- the function out when it plans.
-create or replace function :"schema".ai_credit_dear(p_user_id varchar) returns boolean
+-- the function out when it plans; any text but the account's name, as Citus looks for that in a query, once.
+create or replace function :"schema".ai_credit_dear(p_column text) returns boolean
 language plpgsql immutable parallel safe cost 1000000 as $$
 begin
   return false;
 end
 $$;
 
--- Creates those accounts that are missing, in the order of their names: so two statements that create the same accounts do not
--- deadlock. It waits for a transaction that has created one of them and has yet to commit, for p_lock_timeout milliseconds. The
+-- Writes those accounts that are missing, all alike, in the order of their names: so two statements that create the same accounts do not
+-- deadlock.
+create or replace function :"schema".ai_credit_insert_accounts(
+  p_user_ids varchar[], p_credits bigint, p_plan jsonb, p_instant timestamptz, p_renewal timestamptz
+) returns void
+language plpgsql as $$
+begin
+  insert into :"schema".ai_credits (user_id, total_credits, opening_total, created_at, updated_at, plan, renews_at, due_at)
+  select user_id, p_credits, p_credits, p_instant, p_instant, p_plan, p_renewal, p_renewal
+  from unnest(p_user_ids) as missing (user_id)
+  order by user_id collate "C"
+  on conflict (user_id) do nothing;
+end
+$$;
+
+-- Creates those accounts that are missing. It waits for a transaction that has created one of them and has yet to commit, for p_lock_timeout milliseconds. The
 -- SET clause ends with the function, so that the limit set inside leaves nothing behind in a host's transaction.
 create or replace function :"schema".ai_credit_create_accounts(p_user_ids varchar[], p_allowance jsonb, p_lock_timeout integer)
 returns void
@@ -65,11 +85,7 @@ begin
   if plan is not null then
     renewal := :"schema".ai_credit_next_renewal(plan, instant, instant);
   end if;
-  insert into :"schema".ai_credits (user_id, total_credits, opening_total, created_at, updated_at, plan, renews_at, due_at)
-  select user_id, credits, credits, instant, instant, plan, renewal, renewal
-  from unnest(p_user_ids) as missing (user_id)
-  order by user_id collate "C"
-  on conflict (user_id) do nothing;
+  perform :"schema".ai_credit_insert_accounts(p_user_ids, credits, plan, instant, renewal);
 end
 $$;
 

@@ -2,19 +2,21 @@
 
 -- How much of an ending period's allowance a plan carries into the next.
 create or replace function :"schema".ai_credit_rollover(p_plan jsonb) returns bigint
-language sql immutable
-return case
-  when p_plan->>'rollover' = 'all' then :"schema".ai_credit_max()
-  else coalesce((p_plan#>>'{rollover,max}')::bigint, 0)
-end;
+language sql immutable as $$
+  select case
+    when p_plan->>'rollover' = 'all' then :"schema".ai_credit_max()
+    else coalesce((p_plan#>>'{rollover,max}')::bigint, 0)
+  end
+$$;
 
 -- Makes the grant of an account's allowance: one that renews ends with its period and ranks as any grant; a one-off one
 -- burns last.
 create or replace function :"schema".ai_credit_open_allowance(p_account :"schema".ai_credit_account, p_credits bigint) returns bigint
-language sql
-return :"schema".ai_credit_open_grant(p_account, 'allowance'::text, p_credits,
-  case when p_account.renews_at = 'infinity' then :"schema".ai_credit_last_priority() else :"schema".ai_credit_usual_priority() end,
-  p_account.renews_at);
+language sql as $$
+  select :"schema".ai_credit_open_grant(p_account, 'allowance'::text, p_credits,
+    case when p_account.renews_at = 'infinity' then :"schema".ai_credit_last_priority() else :"schema".ai_credit_usual_priority() end,
+    p_account.renews_at)
+$$;
 
 -- Begins a period: gives the plan's allowance beside what is carried into it, both of which are for a grant that ends at
 -- renews_at. The total never passes 2^53 - 1.

@@ -5,23 +5,23 @@
 
 -- The template of a name: kind:* for kind:anything. null: the name has no kind.
 create or replace function :"schema".ai_credit_template(p_budget varchar) returns varchar
-language sql immutable
-return case when strpos(p_budget, ':') > 1 then split_part(p_budget, ':', 1) || ':*' end;
+language sql immutable as $$
+  select case when strpos(p_budget, ':') > 1 then split_part(p_budget, ':', 1) || ':*' end
+$$;
 
 -- A budget as it is kept, or where there is none with this name, with p_or_template the template that would make it (is_new).
 create or replace function :"schema".ai_credit_find_budget(p_user_id varchar, p_budget varchar, p_or_template boolean)
 returns table (is_new boolean, within varchar, made_seq bigint, held bigint, day :"schema".ai_credit_limit,
   week :"schema".ai_credit_limit, month :"schema".ai_credit_limit, total :"schema".ai_credit_limit)
-language sql stable
-begin atomic
+language sql stable as $$
   select false, within, made_seq, held, day, week, month, total from :"schema".ai_credit_budgets
   where user_id = p_user_id and budget = p_budget
   union all
   select true, within, made_seq, held, day, week, month, total from :"schema".ai_credit_budgets
   where user_id = p_user_id and budget = case when p_or_template then :"schema".ai_credit_template(p_budget) end
     and not exists (select from :"schema".ai_credit_budgets where user_id = p_user_id and budget = p_budget)
-  limit 1; -- so the template is looked up only if it is needed
-end;
+  limit 1 -- so the template is looked up only if it is needed
+$$;
 
 -- The path of a budget: its name, then those of the budgets above it. A name that has no budget has the path that its template gives
 -- it, and without a template none: null.
@@ -43,8 +43,9 @@ $$;
 
 -- Whether the period of a limit is over, or has not begun, as the limit is new.
 create or replace function :"schema".ai_credit_is_over(p_limit :"schema".ai_credit_limit, p_instant timestamptz) returns boolean
-language sql immutable
-return (p_limit).resets_at is null or (p_limit).resets_at <= p_instant;
+language sql immutable as $$
+  select (p_limit).resets_at is null or (p_limit).resets_at <= p_instant
+$$;
 
 -- A limit of p_amount at an instant, after p_used was spent by the posting p_used_seq; p_seq is the posting before the instant. A
 -- limit that is new, or whose period is over, begins a period. Of a refund, p_used_seq is the posting that it refunds, which may
@@ -53,33 +54,37 @@ create or replace function :"schema".ai_credit_limit_at(
   p_limit :"schema".ai_credit_limit, p_amount bigint, p_period text, p_seq bigint, p_instant timestamptz,
   p_used bigint, p_used_seq bigint
 ) returns :"schema".ai_credit_limit
-language sql stable
-return case when p_amount is null then null
-  when :"schema".ai_credit_is_over(p_limit, p_instant) then cast(row(
-    p_amount, case when p_used_seq > p_seq then p_used else 0 end, p_seq,
-    case p_period when 'total' then 'infinity'
-      else :"schema".ai_credit_next_renewal(jsonb_build_object('every', p_period), p_instant, p_instant) end,
-    0::bigint) as :"schema".ai_credit_limit)
-  else cast(row(
-    p_amount, (p_limit).used + case when p_used_seq > (p_limit).since_seq then p_used else 0 end, (p_limit).since_seq,
-    (p_limit).resets_at, (p_limit).gone) as :"schema".ai_credit_limit) end;
+language sql stable as $$
+  select case when p_amount is null then null
+    when :"schema".ai_credit_is_over(p_limit, p_instant) then cast(row(
+      p_amount, case when p_used_seq > p_seq then p_used else 0 end, p_seq,
+      case p_period when 'total' then 'infinity'
+        else :"schema".ai_credit_next_renewal(jsonb_build_object('every', p_period), p_instant, p_instant) end,
+      0::bigint) as :"schema".ai_credit_limit)
+    else cast(row(
+      p_amount, (p_limit).used + case when p_used_seq > (p_limit).since_seq then p_used else 0 end, (p_limit).since_seq,
+      (p_limit).resets_at, (p_limit).gone) as :"schema".ai_credit_limit) end
+$$;
 
 -- What a limit has left.
 create or replace function :"schema".ai_credit_left(p_amount bigint, p_used bigint, p_held bigint) returns bigint
-language sql immutable
-return p_amount - p_used - p_held;
+language sql immutable as $$
+  select p_amount - p_used - p_held
+$$;
 
 -- The same at an instant, at which its period may be over. null: there is no limit.
 create or replace function :"schema".ai_credit_left_at(p_limit :"schema".ai_credit_limit, p_held bigint, p_instant timestamptz)
 returns bigint
-language sql immutable
-return :"schema".ai_credit_left((p_limit).amount,
-  case when :"schema".ai_credit_is_over(p_limit, p_instant) then 0 else (p_limit).used end, p_held);
+language sql immutable as $$
+  select :"schema".ai_credit_left((p_limit).amount,
+    case when :"schema".ai_credit_is_over(p_limit, p_instant) then 0 else (p_limit).used end, p_held)
+$$;
 
 -- Whether a charge is more than a limit has left. What costs nothing is never refused; p_left null: there is no limit.
 create or replace function :"schema".ai_credit_exceeds(p_credits bigint, p_left bigint) returns boolean
-language sql immutable
-return p_credits > 0 and p_credits > coalesce(p_left, p_credits);
+language sql immutable as $$
+  select p_credits > 0 and p_credits > coalesce(p_left, p_credits)
+$$;
 
 -- A budget at an instant, of which p_seq is the posting before. Where there is none with this name, with p_or_template the one
 -- that its template would make.
@@ -87,8 +92,7 @@ create or replace function :"schema".ai_credit_budget_at(
   p_user_id varchar, p_budget varchar, p_or_template boolean, p_seq bigint, p_instant timestamptz
 ) returns table (budget varchar, is_new boolean, within varchar, made_seq bigint, held bigint, day :"schema".ai_credit_limit,
   week :"schema".ai_credit_limit, month :"schema".ai_credit_limit, total :"schema".ai_credit_limit)
-language sql stable
-begin atomic
+language sql stable as $$
   select p_budget, kept.is_new, kept.within, case when kept.is_new then p_seq else kept.made_seq end, kept.held,
     :"schema".ai_credit_limit_at(case when not kept.is_new then kept.day end, (kept.day).amount, 'day'::text,
       p_seq, p_instant, 0::bigint, 0::bigint),
@@ -98,8 +102,8 @@ begin atomic
       p_seq, p_instant, 0::bigint, 0::bigint),
     :"schema".ai_credit_limit_at(case when not kept.is_new then kept.total end, (kept.total).amount, 'total'::text,
       p_seq, p_instant, 0::bigint, 0::bigint)
-  from :"schema".ai_credit_find_budget(p_user_id, p_budget, p_or_template) kept;
-end;
+  from :"schema".ai_credit_find_budget(p_user_id, p_budget, p_or_template) kept
+$$;
 
 -- The limit for which a charge is refused, as JSON: of those along its path that have less left, the one that resets last. null:
 -- the charge fits. p_more_used, p_more_held: what the same statement has spent and held before, in each budget of the path.
@@ -126,17 +130,23 @@ $$;
 -- Makes by their templates the budgets that are new and named by a charge.
 create or replace function :"schema".ai_credit_make_budgets(p_counting :"schema".ai_credit_counting[]) returns void
 language plpgsql set plan_cache_mode = force_generic_plan as $$
+declare
+  made record;
 begin
-  insert into :"schema".ai_credit_budgets (user_id, budget, within, made_seq, day, week, month, total)
-  select counting.user_id, made.budget, made.within, made.made_seq, made.day, made.week, made.month, made.total
-  from unnest(p_counting) as counting, generate_subscripts(counting.budgets, 1) as position,
-    lateral :"schema".ai_credit_budget_at(
-      counting.user_id, counting.budgets[position], true, counting.begun_seqs[position], counting.instant) made
-  where counting.made_seqs[position] is null and counting.begun_seqs[position] is not null and made.is_new;
+  for made in
+    select counting.user_id, budget.*
+    from unnest(p_counting) as counting, generate_subscripts(counting.budgets, 1) as position,
+      lateral :"schema".ai_credit_budget_at(
+        counting.user_id, counting.budgets[position], true, counting.begun_seqs[position], counting.instant) budget
+    where counting.made_seqs[position] is null and counting.begun_seqs[position] is not null and budget.is_new
+  loop
+    insert into :"schema".ai_credit_budgets (user_id, budget, within, made_seq, day, week, month, total)
+    values (made.user_id, made.budget, made.within, made.made_seq, made.day, made.week, made.month, made.total);
+  end loop;
 end
 $$;
 
--- Counts in budgets, each of which is given once, what more was spent and is held. p_used_seq: the posting by which it counts, in the
+-- Counts in budgets of the account p_user_id, or with null of any, each of which is given once, what more was spent and is held. p_used_seq: the posting by which it counts, in the
 -- periods that began before it; p_held_seq: that of the hold, which counts in budgets that were made before it. Budgets that are gone
 -- count nothing.
 --
@@ -144,7 +154,7 @@ $$;
 --   [user, budget, period, limit, used, held, what used and held were together, when it resets]
 -- A limit whose period begins has used nothing before. null: no limit has less left.
 create or replace function :"schema".ai_credit_count(
-  p_counting :"schema".ai_credit_counting[], p_used_seq bigint, p_held_seq bigint, p_tell boolean
+  p_user_id varchar, p_counting :"schema".ai_credit_counting[], p_used_seq bigint, p_held_seq bigint, p_tell boolean
 ) returns text
 language plpgsql set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off as $$
 begin
@@ -162,21 +172,18 @@ begin
     where used[position] <> 0 or held[position] <> 0
     offset 0 -- see 'For the planner' in README.md
   ) more
-  where kept.user_id = more.user_id and kept.budget = more.budget;
+  where kept.user_id = more.user_id and kept.budget = more.budget and kept.user_id = coalesce(p_user_id, kept.user_id);
 
   if p_tell then -- read again: what the update returns would cost every charge
     return (
-      select json_agg(json_build_array(kept.user_id, kept.budget, period, (counted).amount, (counted).used, kept.held,
+      select json_agg(json_build_array(more.user_id, more.budget, period, (counted).amount, (counted).used, kept.held,
         (counted).used + kept.held - taken, :"schema".ai_credit_iso((counted).resets_at)))
       from (
           select user_id, budgets[position] as budget, used[position] as used, held[position] as held
           from unnest(p_counting), generate_subscripts(budgets, 1) as position
           where used[position] <> 0 or held[position] <> 0
         ) more,
-        lateral (
-          select user_id, budget, made_seq, held, day, week, month, total from :"schema".ai_credit_budgets
-          where user_id = more.user_id and budget = more.budget limit 1
-        ) kept,
+        lateral :"schema".ai_credit_find_budget(more.user_id, more.budget, false) kept,
         lateral (select more.used + case when p_held_seq > kept.made_seq then more.held else 0 end as taken) fall,
         lateral (values ('day', kept.day), ('week', kept.week), ('month', kept.month), ('total', kept.total)) as of_period (period, counted)
       where taken > 0 and (counted).amount is not null
@@ -202,14 +209,28 @@ begin
   if p_make then
     perform :"schema".ai_credit_make_budgets(counting);
   end if;
-  return :"schema".ai_credit_count(counting, p_used_seq, p_held_seq, p_tell);
+  return :"schema".ai_credit_count(p_account.user_id, counting, p_used_seq, p_held_seq, p_tell);
+end
+$$;
+
+-- The same for what the calls of a shared statement have spent and held, on several accounts. p_make: there are budgets to be made.
+create or replace function :"schema".ai_credit_count_all(
+  p_counting :"schema".ai_credit_counting[], p_make boolean, p_tell boolean
+) returns text
+language plpgsql as $$
+begin
+  if p_make then
+    perform :"schema".ai_credit_make_budgets(p_counting);
+  end if;
+  return :"schema".ai_credit_count(null::varchar, p_counting, :"schema".ai_credit_max(), :"schema".ai_credit_max(), p_tell);
 end
 $$;
 
 -- What a hold sets aside.
 create or replace function :"schema".ai_credit_holding(p_hold :"schema".ai_credit_hold_state) returns bigint
-language sql immutable
-return case (p_hold).state when 'open' then (p_hold).credits_left else 0 end;
+language sql immutable as $$
+  select case (p_hold).state when 'open' then (p_hold).credits_left else 0 end
+$$;
 
 -- Gives back what holds that have lapsed held, each known by its posting. Of most accounts none has a budget.
 create or replace function :"schema".ai_credit_count_lapsed(p_user_id varchar, p_seqs bigint[]) returns void
@@ -238,18 +259,28 @@ $$;
 -- What all limits of a budget have left at an instant. null: it has no limits.
 create or replace function :"schema".ai_credit_budget_room(p_held bigint, p_day :"schema".ai_credit_limit, p_week :"schema".ai_credit_limit,
   p_month :"schema".ai_credit_limit, p_total :"schema".ai_credit_limit, p_instant timestamptz) returns bigint
-language sql immutable
-return least(
-  :"schema".ai_credit_left_at(p_day, p_held, p_instant), :"schema".ai_credit_left_at(p_week, p_held, p_instant),
-  :"schema".ai_credit_left_at(p_month, p_held, p_instant), :"schema".ai_credit_left_at(p_total, p_held, p_instant));
+language sql immutable as $$
+  select least(
+    :"schema".ai_credit_left_at(p_day, p_held, p_instant), :"schema".ai_credit_left_at(p_week, p_held, p_instant),
+    :"schema".ai_credit_left_at(p_month, p_held, p_instant), :"schema".ai_credit_left_at(p_total, p_held, p_instant))
+$$;
 
 -- Budgets with what calls have counted in them.
 create or replace function :"schema".ai_credit_with_counts(
   p_counting :"schema".ai_credit_counting, p_used bigint[], p_held bigint[], p_begun_seqs bigint[]
 ) returns :"schema".ai_credit_counting
-language sql immutable
-return cast(row((p_counting).user_id, (p_counting).seq, (p_counting).instant, (p_counting).budgets, (p_counting).withins,
-  (p_counting).made_seqs, (p_counting).room, p_begun_seqs, p_used, p_held) as :"schema".ai_credit_counting);
+language sql immutable as $$
+  select cast(row((p_counting).user_id, (p_counting).seq, (p_counting).instant, (p_counting).budgets, (p_counting).withins,
+    (p_counting).made_seqs, (p_counting).room, p_begun_seqs, p_used, p_held) as :"schema".ai_credit_counting)
+$$;
+
+-- A few budgets of an account, no matter which.
+create or replace function :"schema".ai_credit_some_budgets(p_user_id varchar, p_limit bigint)
+returns table (budget varchar, within varchar, made_seq bigint, held bigint, day :"schema".ai_credit_limit,
+  week :"schema".ai_credit_limit, month :"schema".ai_credit_limit, total :"schema".ai_credit_limit)
+language sql stable as $$
+  select budget, within, made_seq, held, day, week, month, total from :"schema".ai_credit_budgets where user_id = p_user_id limit p_limit
+$$;
 
 -- Budgets for the calls of a shared statement, by the places of their accounts. null: the account needs none.
 --
@@ -264,10 +295,7 @@ begin
       select cast(row(account.user_id, account.seq, account.updated_at, array_agg(budget), array_agg(within), array_agg(made_seq),
         array_agg(:"schema".ai_credit_budget_room(held, day, week, month, total, account.updated_at)),
         null, null, null) as :"schema".ai_credit_counting)
-      from (
-        select budget, within, made_seq, held, day, week, month, total
-        from :"schema".ai_credit_budgets where user_id = account.user_id limit 4 + 2 * charged.calls
-      ) kept
+      from :"schema".ai_credit_some_budgets(account.user_id, 4 + 2 * charged.calls)
     ) end order by account.ordinality)
     from unnest(p_accounts) with ordinality as account left join (
       select (c->0)::integer as place, count(*) as calls from jsonb_array_elements(p_calls) as call (c)
@@ -280,15 +308,15 @@ $$;
 -- A limit of which so many credits were counted by records that are pruned now.
 create or replace function :"schema".ai_credit_forget(p_limit :"schema".ai_credit_limit, p_credits bigint)
 returns :"schema".ai_credit_limit
-language sql immutable
-return case when (p_limit).amount is null then null else cast(row((p_limit).amount, (p_limit).used, (p_limit).since_seq,
-  (p_limit).resets_at, (p_limit).gone + coalesce(p_credits, 0)) as :"schema".ai_credit_limit) end;
+language sql immutable as $$
+  select case when (p_limit).amount is null then null else cast(row((p_limit).amount, (p_limit).used, (p_limit).since_seq,
+    (p_limit).resets_at, (p_limit).gone + coalesce(p_credits, 0)) as :"schema".ai_credit_limit) end
+$$;
 
 -- What records come to in each budget of an account: by limit, of those that count in its period.
 create or replace function :"schema".ai_credit_sums(p_user_id varchar, p_counted :"schema".ai_credit_counted[])
 returns table (budget varchar, day bigint, week bigint, month bigint, total bigint)
-language sql stable
-begin atomic
+language sql stable as $$
   select kept.budget,
     sum(counted.credits) filter (where counted.seq > (kept.day).since_seq)::bigint,
     sum(counted.credits) filter (where counted.seq > (kept.week).since_seq)::bigint,
@@ -296,18 +324,23 @@ begin atomic
     sum(counted.credits) filter (where counted.seq > (kept.total).since_seq)::bigint
   from unnest(p_counted) counted, unnest(counted.budgets) as step (budget), :"schema".ai_credit_budgets kept
   where kept.user_id = p_user_id and kept.budget = step.budget
-  group by kept.budget;
-end;
+  group by kept.budget
+$$;
 
 -- Keeps in the budgets of an account what records have counted that are pruned now.
 create or replace function :"schema".ai_credit_prune_budgets(p_user_id varchar, p_counted :"schema".ai_credit_counted[]) returns void
 language plpgsql as $$
+declare
+  gone record;
 begin
-  update :"schema".ai_credit_budgets kept
-  set day = :"schema".ai_credit_forget(kept.day, gone.day), week = :"schema".ai_credit_forget(kept.week, gone.week),
-      month = :"schema".ai_credit_forget(kept.month, gone.month), total = :"schema".ai_credit_forget(kept.total, gone.total)
-  from :"schema".ai_credit_sums(p_user_id, p_counted) gone
-  where kept.user_id = p_user_id and kept.budget = gone.budget;
+  for gone in
+    select * from :"schema".ai_credit_sums(p_user_id, p_counted)
+  loop
+    update :"schema".ai_credit_budgets
+    set day = :"schema".ai_credit_forget(day, gone.day), week = :"schema".ai_credit_forget(week, gone.week),
+        month = :"schema".ai_credit_forget(month, gone.month), total = :"schema".ai_credit_forget(total, gone.total)
+    where user_id = p_user_id and budget = gone.budget;
+  end loop;
 
   update :"schema".ai_credit_budget_usage daily
   set gone = daily.gone + pruned.credits
@@ -327,41 +360,49 @@ $$;
 create or replace function :"schema".ai_credit_budget_differences(p_user_id varchar, p_summed_seq bigint)
 returns table (identity text, expected bigint, actual bigint)
 language plpgsql stable as $$
+declare
+  counted :"schema".ai_credit_counted[];
+  sums jsonb;    -- what they come to, by budget
+  holding jsonb; -- what open holds come to, by budget
 begin
   if not exists (select from :"schema".ai_credit_budgets where user_id = p_user_id)
     and not exists (select from :"schema".ai_credit_budget_usage where user_id = p_user_id) then
     return;
   end if;
-  return query
-    with record as materialized (
-      select seq, credits_used, budgets, refunded_id from :"schema".ai_credit_usage where user_id = p_user_id and budgets is not null
-    ), sums as materialized (
-      select * from :"schema".ai_credit_sums(p_user_id, (
-        select array_agg(cast(row(coalesce(original.seq, record.seq), record.credits_used, record.budgets, null, null, null)
-          as :"schema".ai_credit_counted))
-        from record left join :"schema".ai_credit_usage original on original.id = record.refunded_id))
-    ), holding as materialized (
+  select array_agg(cast(row(coalesce(original.seq, record.seq), record.credits_used, record.budgets, null, null, null)
+    as :"schema".ai_credit_counted))
+  into counted -- an assignment of a type of ours cannot be sent to another node of Citus
+  from :"schema".ai_credit_usage record
+    left join :"schema".ai_credit_usage original on original.id = record.refunded_id and original.user_id || '' = p_user_id
+  where record.user_id = p_user_id and record.budgets is not null;
+  sums := (select jsonb_object_agg(of_budget.budget, to_jsonb(of_budget)) from :"schema".ai_credit_sums(p_user_id, counted) of_budget);
+  holding := (
+    select jsonb_object_agg(held.budget, held.credits)
+    from (
       select kept.budget, sum(hold.credits_left)::bigint as credits
       from :"schema".ai_credit_holds hold, unnest(hold.budgets) as step (budget), :"schema".ai_credit_budgets kept
       where hold.user_id = p_user_id and hold.state = 'open'
         and kept.user_id = p_user_id and kept.budget = step.budget and hold.seq > kept.made_seq
       group by kept.budget
-    )
+    ) held);
+  return query
     select 'budget ' || kept.budget || ' ' || checked.what, checked.says, checked.adds_up_to
-    from :"schema".ai_credit_budgets kept left join sums on sums.budget = kept.budget left join holding on holding.budget = kept.budget,
+    from :"schema".ai_credit_budgets kept,
+      lateral (select sums->kept.budget as spent, holding->kept.budget as held) adding,
       lateral (values
-        ('day used', (kept.day).used, coalesce(sums.day, 0) + (kept.day).gone),
-        ('week used', (kept.week).used, coalesce(sums.week, 0) + (kept.week).gone),
-        ('month used', (kept.month).used, coalesce(sums.month, 0) + (kept.month).gone),
-        ('total used', (kept.total).used, coalesce(sums.total, 0) + (kept.total).gone),
-        ('held', kept.held, coalesce(holding.credits, 0))
+        ('day used', (kept.day).used, coalesce((spent->>'day')::bigint, 0) + (kept.day).gone),
+        ('week used', (kept.week).used, coalesce((spent->>'week')::bigint, 0) + (kept.week).gone),
+        ('month used', (kept.month).used, coalesce((spent->>'month')::bigint, 0) + (kept.month).gone),
+        ('total used', (kept.total).used, coalesce((spent->>'total')::bigint, 0) + (kept.total).gone),
+        ('held', kept.held, coalesce(adding.held::bigint, 0))
       ) as checked (what, says, adds_up_to)
     where kept.user_id = p_user_id and checked.says <> checked.adds_up_to
     union all
     select 'budget ' || spent.budget || ' dailyUsage', sum(spent.recorded)::bigint, sum(spent.summed)::bigint
     from (
       select step.budget, record.credits_used as recorded, case when record.seq > p_summed_seq then record.credits_used else 0 end as summed
-      from record, unnest(record.budgets) as step (budget)
+      from :"schema".ai_credit_usage record, unnest(record.budgets) as step (budget)
+      where record.user_id = p_user_id and record.budgets is not null
       union all
       select budget, gone, used_credits from :"schema".ai_credit_budget_usage where user_id = p_user_id
     ) spent

@@ -9,19 +9,20 @@
 -- present statement posts, the first of which came after p_seq. So it is done in at most one of four statements, and what a history adds
 -- up by itself is at most what five statements have posted, or 64.
 create or replace function :"schema".ai_credit_is_to_sum(p_account :"schema".ai_credit_account, p_seq bigint) returns boolean
-language sql immutable
-return (p_account).seq - (p_account).summed_seq >= greatest(64, 4 * ((p_account).seq - p_seq));
+language sql immutable as $$
+  select (p_account).seq - (p_account).summed_seq >= greatest(64, 4 * ((p_account).seq - p_seq))
+$$;
 
 -- The summed_seq of an account after these postings.
 create or replace function :"schema".ai_credit_next_summed(p_account :"schema".ai_credit_account, p_seq bigint) returns bigint
-language sql immutable
-return case when :"schema".ai_credit_is_to_sum(p_account, p_seq) then (p_account).seq else (p_account).summed_seq end;
+language sql immutable as $$
+  select case when :"schema".ai_credit_is_to_sum(p_account, p_seq) then (p_account).seq else (p_account).summed_seq end
+$$;
 
 -- What the records of an account after p_seq add up to, by their path, too. p_budget: only those that count in it; null: all.
 create or replace function :"schema".ai_credit_used_since(p_user_id varchar, p_budget varchar, p_seq bigint, p_time_zone text)
 returns table (day date, operation varchar, metadata jsonb, metadata_hash bytea, used_credits bigint, budgets varchar[])
-language sql stable
-begin atomic
+language sql stable as $$
   select summed.day, summed.operation, summed.metadata, :"schema".ai_credit_hash(summed.metadata), summed.used_credits, summed.budgets
   from (
     select (created_at at time zone p_time_zone)::date as day, record.operation, record.metadata,
@@ -29,20 +30,19 @@ begin atomic
     from :"schema".ai_credit_usage record
     where user_id = p_user_id and seq > p_seq and (p_budget is null or p_budget = any (record.budgets))
     group by 1, 2, 3, 5
-  ) summed;
-end;
+  ) summed
+$$;
 
 -- Daily usage, as far as it is summed up, of an account or of one of its budgets.
 create or replace function :"schema".ai_credit_summed_usage(p_user_id varchar, p_budget varchar)
 returns table (day date, used_credits bigint, operation varchar, metadata jsonb, metadata_hash bytea)
-language sql stable
-begin atomic
+language sql stable as $$
   select day, used_credits, operation, metadata, metadata_hash from :"schema".ai_credit_daily_usage
   where p_budget is null and user_id = p_user_id
   union all
   select day, used_credits, operation, metadata, metadata_hash from :"schema".ai_credit_budget_usage
-  where user_id = p_user_id and budget = p_budget;
-end;
+  where user_id = p_user_id and budget = p_budget
+$$;
 
 -- Adds to daily usage the records of accounts after their p_summed_seqs. The caller, who holds the accounts' locks, sets their
 -- summed_seq to the last posting.
@@ -75,9 +75,10 @@ create or replace function :"schema".ai_credit_comes_after(
   p_day date, p_used bigint, p_operation varchar, p_hash bytea,
   p_other_day date, p_other_used bigint, p_other_operation varchar, p_other_hash bytea
 ) returns boolean
-language sql immutable
-return p_other_day is null or p_day < p_other_day or p_day = p_other_day and (p_used < p_other_used
-  or p_used = p_other_used and (p_operation collate "C", p_hash) > (p_other_operation, p_other_hash));
+language sql immutable as $$
+  select p_other_day is null or p_day < p_other_day or p_day = p_other_day and (p_used < p_other_used
+    or p_used = p_other_used and (p_operation collate "C", p_hash) > (p_other_operation, p_other_hash))
+$$;
 
 -- A page of what an account, or one of its budgets (p_budget), has used on each day after p_before_day, entries that refunds have
 -- brought to nothing left out. p_after names the last entry of the page before: [day, used, operation, hash]. null: this is the first page.

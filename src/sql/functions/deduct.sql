@@ -5,12 +5,13 @@
 create or replace function :"schema".ai_credit_deduct_hash(
   p_credits bigint, p_operation varchar, p_metadata jsonb, p_quantities jsonb, p_budget varchar
 ) returns bytea
-language sql immutable
-return :"schema".ai_credit_hash(case
-  when p_quantities is null and p_budget is null then jsonb_build_array(p_credits, p_operation, p_metadata)
-  when p_quantities is null then jsonb_build_array(p_credits, p_operation, p_metadata, p_budget)
-  when p_budget is null then jsonb_build_array(p_operation, p_quantities, p_metadata)
-  else jsonb_build_array(p_operation, p_quantities, p_metadata, p_budget) end);
+language sql immutable as $$
+  select :"schema".ai_credit_hash(case
+    when p_quantities is null and p_budget is null then jsonb_build_array(p_credits, p_operation, p_metadata)
+    when p_quantities is null then jsonb_build_array(p_credits, p_operation, p_metadata, p_budget)
+    when p_budget is null then jsonb_build_array(p_operation, p_quantities, p_metadata)
+    else jsonb_build_array(p_operation, p_quantities, p_metadata, p_budget) end)
+$$;
 
 -- What the key of a deduct was used for before: the verdict 'replayed' for the same request, 'conflict' for another one, with its
 -- record, and the credits and the balance of then. No row: it was not used. PostgreSQL writes this query into those that name it.
@@ -20,7 +21,7 @@ language sql stable as $$
   select case when request_hash = p_hash then 'replayed' else 'conflict' end, id, credits_used, total_after, used_after, held_after
   from :"schema".ai_credit_usage
   where user_id = p_user_id and kind = 'deduct' and idempotency_key = p_idempotency_key
-    and (idempotency_key is not null or :"schema".ai_credit_dear(user_id))
+    and (idempotency_key is not null or :"schema".ai_credit_dear(idempotency_key::text))
 $$;
 
 -- What a charge comes to that has no earlier one with its key: 'missing' (there is no budget of this name, and no template for it),
@@ -29,12 +30,13 @@ $$;
 create or replace function :"schema".ai_credit_verdict(
   p_account :"schema".ai_credit_account, p_credits bigint, p_budget varchar, p_path varchar[], p_refusal text
 ) returns text
-language sql immutable
-return case
-  when p_budget is not null and p_path is null then 'missing'
-  when not :"schema".ai_credit_fits(p_account, p_credits) then 'insufficient'
-  when p_refusal is not null then 'budget'
-  else 'accepted' end;
+language sql immutable as $$
+  select case
+    when p_budget is not null and p_path is null then 'missing'
+    when not :"schema".ai_credit_fits(p_account, p_credits) then 'insufficient'
+    when p_refusal is not null then 'budget'
+    else 'accepted' end
+$$;
 
 -- Spends credits; p_quantities: what they were computed from, by the prices p_price_version; p_budget: what they count in, null:
 -- none. Verdicts: those of ai_credit_earlier_deduct; otherwise those of ai_credit_verdict, of which all but 'accepted' write nothing

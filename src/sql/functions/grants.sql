@@ -5,23 +5,29 @@
 
 -- The priority of a grant that names none: those with a lower one burn before it.
 create or replace function :"schema".ai_credit_usual_priority() returns integer
-language sql immutable
-return 50;
+language sql immutable as $$
+  select 50
+$$;
 
 -- The priority of a one-off allowance, which burns after all grants: these have 100 at most.
 create or replace function :"schema".ai_credit_last_priority() returns integer
-language sql immutable
-return 101;
+language sql immutable as $$
+  select 101
+$$;
 
 create or replace function :"schema".ai_credit_open_grant(
   p_account :"schema".ai_credit_account, p_kind text, p_credits bigint, p_priority integer, p_expires_at timestamptz
 ) returns bigint
-language sql
-begin atomic
+language plpgsql as $$
+declare
+  grant_id bigint;
+begin
   insert into :"schema".ai_credit_grants (user_id, kind, credits, credits_left, priority, expires_at, created_at)
   values (p_account.user_id, p_kind, p_credits, p_credits, p_priority, p_expires_at, p_account.updated_at)
-  returning id;
-end;
+  returning id into grant_id;
+  return grant_id;
+end
+$$;
 
 -- Lays pending spending on the living grants, in burn order. An account's first grant is the allowance that it already
 -- has: its total, which nothing else has added to (one below zero, in an adopted account, is debt).
@@ -41,7 +47,7 @@ begin
     with front as materialized (
       select user_id, id, credits_left from :"schema".ai_credit_grants
       where user_id = account.user_id and state = 'living' and credits_left > 0
-        and (credits_left > 0 or :"schema".ai_credit_dear(user_id))
+        and (credits_left > 0 or :"schema".ai_credit_dear(state))
       order by priority, expires_at, id
       limit 100
     ), burn as materialized (
@@ -51,7 +57,7 @@ begin
       update :"schema".ai_credit_grants living
       set credits_left = living.credits_left - burn.credits
       from burn
-      where living.user_id = burn.user_id and living.id = burn.id and burn.credits > 0
+      where living.user_id = burn.user_id and living.id = burn.id and burn.credits > 0 and living.user_id || '' = account.user_id
       returning burn.credits
     )
     select coalesce(sum(credits), 0) as laid, (select count(*) from front) as grants into portion from burnt;
@@ -73,7 +79,7 @@ begin
     with front as materialized (
       select user_id, id, credits - credits_left as given from :"schema".ai_credit_grants
       where user_id = account.user_id and state = 'living' and credits_left < credits
-        and (credits_left < credits or :"schema".ai_credit_dear(user_id))
+        and (credits_left < credits or :"schema".ai_credit_dear(state))
       order by priority desc, expires_at desc, id desc
       limit 100
     ), burn as materialized (
@@ -83,7 +89,7 @@ begin
       update :"schema".ai_credit_grants living
       set credits_left = living.credits_left + burn.credits
       from burn
-      where living.user_id = burn.user_id and living.id = burn.id and burn.credits > 0
+      where living.user_id = burn.user_id and living.id = burn.id and burn.credits > 0 and living.user_id || '' = account.user_id
       returning burn.credits
     )
     select coalesce(sum(credits), 0) as credits, (select count(*) from front) as grants into portion from back;
@@ -115,7 +121,7 @@ begin
   if account.held_credits > 0 and ending.credits_left > 0 then
     select coalesce(sum(credits_left), 0) into lies_from from :"schema".ai_credit_grants
     where user_id = account.user_id and state = 'living' and credits_left > 0
-      and (credits_left > 0 or :"schema".ai_credit_dear(user_id))
+      and (credits_left > 0 or :"schema".ai_credit_dear(state))
       and (priority, expires_at, id) < (ending.priority, ending.expires_at, ending.id);
 
     -- What is to change is materialized, with the account in each row: see 'For the planner' in README.md.
@@ -123,7 +129,7 @@ begin
       select user_id, seq, credits_left - pinned as credits, sum(credits_left - pinned) over (order by id) as lies_to
       from :"schema".ai_credit_holds
       where user_id = account.user_id and state = 'open'
-        and (state = 'open' or :"schema".ai_credit_dear(user_id))
+        and (state = 'open' or :"schema".ai_credit_dear(state))
     ), overlap as materialized (
       select user_id, seq,
         least(lies_to, lies_from + ending.credits_left) - greatest(lies_to - credits, lies_from) as credits
@@ -132,7 +138,7 @@ begin
       update :"schema".ai_credit_holds hold
       set pinned = hold.pinned + overlap.credits
       from overlap
-      where hold.user_id = overlap.user_id and hold.seq = overlap.seq and overlap.credits > 0
+      where hold.user_id = overlap.user_id and hold.seq = overlap.seq and overlap.credits > 0 and hold.user_id || '' = account.user_id
       returning overlap.credits
     )
     select coalesce(sum(credits), 0) into kept from pin;
@@ -172,7 +178,7 @@ begin
       id, :"schema".ai_credit_iso(expires_at), total_after, used_after, held_after
     into verdict, ai_credit_grant.id, ai_credit_grant.expires_at, total, used, held
     from :"schema".ai_credit_grants where user_id = p_user_id and idempotency_key = p_idempotency_key
-      and (idempotency_key is not null or :"schema".ai_credit_dear(user_id));
+      and (idempotency_key is not null or :"schema".ai_credit_dear(idempotency_key));
     if found then
       return;
     end if;

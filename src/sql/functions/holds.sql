@@ -4,10 +4,11 @@
 create or replace function :"schema".ai_credit_hold_hash(
   p_credits bigint, p_operation varchar, p_metadata jsonb, p_ttl bigint, p_budget varchar
 ) returns bytea
-language sql immutable
-return :"schema".ai_credit_hash(case
-  when p_budget is null then jsonb_build_array(p_credits, p_operation, p_metadata, p_ttl)
-  else jsonb_build_array(p_credits, p_operation, p_metadata, p_ttl, p_budget) end);
+language sql immutable as $$
+  select :"schema".ai_credit_hash(case
+    when p_budget is null then jsonb_build_array(p_credits, p_operation, p_metadata, p_ttl)
+    else jsonb_build_array(p_credits, p_operation, p_metadata, p_ttl, p_budget) end)
+$$;
 
 -- Sets credits aside. Verdicts, and counted, as those of a deduct.
 create or replace function :"schema".ai_credit_hold(
@@ -36,7 +37,7 @@ begin
       id, :"schema".ai_credit_iso(created_at + ttl * interval '1 millisecond'), total_after, used_after, held_after
     into verdict, ai_credit_hold.id, ai_credit_hold.expires_at, total, used, held
     from :"schema".ai_credit_holds where user_id = p_user_id and idempotency_key = p_idempotency_key
-      and (idempotency_key is not null or :"schema".ai_credit_dear(user_id));
+      and (idempotency_key is not null or :"schema".ai_credit_dear(idempotency_key));
     if found then
       return;
     end if;
@@ -73,20 +74,9 @@ comment on function :"schema".ai_credit_hold(
 
 -- The account of a hold, and nobody's where the caller names another one.
 create or replace function :"schema".ai_credit_hold_user(p_hold_id bigint, p_user_id varchar) returns varchar
-language sql stable
-return (select user_id from :"schema".ai_credit_holds where id = p_hold_id and user_id = coalesce(p_user_id, user_id));
-
--- The accounts of holds, in their order, as a JSON array; null for a hold that there is not.
-create or replace function :"schema".ai_credit_hold_users(p_caller integer, p_hold_ids bigint[], out accounts varchar)
-security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
-language plpgsql stable as $$
-begin
-  accounts := (select json_agg(:"schema".ai_credit_hold_user(id, null::varchar) order by place)
-    from unnest(p_hold_ids) with ordinality as hold(id, place));
-end
+language sql stable as $$
+  select user_id from :"schema".ai_credit_holds where id = p_hold_id and user_id = coalesce(p_user_id, user_id)
 $$;
-comment on function :"schema".ai_credit_hold_users(integer, bigint[])
-is 'Returns the accounts of holds.';
 
 -- Captures and releases, for a call that goes alone and for one that shares its statement: each function is handed a
 -- locked account and the hold as it is, and returns both as they will be, and what the caller is told.
@@ -99,20 +89,22 @@ is 'Returns the accounts of holds.';
 create or replace function :"schema".ai_credit_without_hold(
   p_account :"schema".ai_credit_account, p_hold :"schema".ai_credit_hold_state
 ) returns :"schema".ai_credit_account
-language sql immutable
-return row(p_account.user_id, p_account.total_credits - p_hold.pinned, p_account.used_credits,
-  p_account.held_credits - case p_hold.state when 'open' then p_hold.credits_left else 0 end,
-  p_account.spent_before, p_account.allocated, p_account.overdraft, p_account.seq, p_account.summed_seq, p_account.due_at,
-  p_account.created_at,  p_account.updated_at, p_account.plan, p_account.plan_own, p_account.next_plan, p_account.renews_at, p_account.obstacle,
-  p_account.settled);
+language sql immutable as $$
+  select row(p_account.user_id, p_account.total_credits - p_hold.pinned, p_account.used_credits,
+    p_account.held_credits - case p_hold.state when 'open' then p_hold.credits_left else 0 end,
+    p_account.spent_before, p_account.allocated, p_account.overdraft, p_account.seq, p_account.summed_seq, p_account.due_at,
+    p_account.created_at,  p_account.updated_at, p_account.plan, p_account.plan_own, p_account.next_plan, p_account.renews_at, p_account.obstacle,
+    p_account.settled)
+$$;
 
 -- A hold that the posting p_seq has closed.
 create or replace function :"schema".ai_credit_closed_hold(
   p_hold :"schema".ai_credit_hold_state, p_state text, p_seq bigint, p_hash bytea
 ) returns :"schema".ai_credit_hold_state
-language sql immutable
-return row(p_hold.id, p_hold.user_id, p_hold.seq, p_state, 0::bigint, 0::bigint, p_hold.operation, p_hold.metadata, p_seq, p_hash,
-  p_hold.budgets);
+language sql immutable as $$
+  select row(p_hold.id, p_hold.user_id, p_hold.seq, p_state, 0::bigint, 0::bigint, p_hold.operation, p_hold.metadata, p_seq, p_hash,
+    p_hold.budgets)
+$$;
 
 -- Turns a hold, or a part of it, into spending. p_credits null: all that is left. Beyond what the hold has it draws on
 -- what is available; where that is short, p_shortfall 'partial' takes what is there, 'reject' refuses. A hold that has
@@ -144,7 +136,7 @@ begin
   if p_idempotency_key is not null then
     select seq into earlier from :"schema".ai_credit_usage
     where user_id = account.user_id and kind = 'capture' and hold_id = hold.id and idempotency_key = p_idempotency_key
-      and (idempotency_key is not null or :"schema".ai_credit_dear(user_id));
+      and (idempotency_key is not null or :"schema".ai_credit_dear(idempotency_key::text));
   elsif hold.state = 'captured' and hold.closing_hash = hash then
     earlier := hold.closing_seq;
   end if;
@@ -235,16 +227,12 @@ begin
 end
 $$;
 
--- A hold, as captures and releases are handed it; null for one that there is not.
-create or replace function :"schema".ai_credit_read_hold(p_hold_id bigint) returns :"schema".ai_credit_hold_state
-language plpgsql stable as $$
-declare
-  hold :"schema".ai_credit_hold_state;
-begin
-  select id, user_id, seq, state, credits_left, pinned, operation, metadata, closing_seq, closing_hash, budgets into hold
-  from :"schema".ai_credit_holds where id = p_hold_id;
-  return hold;
-end
+-- A hold of an account, as captures and releases are handed it.
+create or replace function :"schema".ai_credit_hold_with_id(p_user_id varchar, p_hold_id bigint)
+returns setof :"schema".ai_credit_hold_state
+language sql stable as $$
+  select id, user_id, seq, state, credits_left, pinned, operation, metadata, closing_seq, closing_hash, budgets
+  from :"schema".ai_credit_holds where id = p_hold_id and user_id || '' = p_user_id
 $$;
 
 create or replace function :"schema".ai_credit_save_hold(p_hold :"schema".ai_credit_hold_state) returns void
@@ -286,7 +274,7 @@ begin
   if verdict is not null then
     return;
   end if;
-  hold := :"schema".ai_credit_read_hold(p_hold_id);
+  select * into hold from :"schema".ai_credit_hold_with_id(account.user_id, p_hold_id);
   if hold.id is null then
     verdict := 'missing';
     return;
@@ -341,7 +329,7 @@ begin
   if verdict is not null then
     return;
   end if;
-  hold := :"schema".ai_credit_read_hold(p_hold_id);
+  select * into hold from :"schema".ai_credit_hold_with_id(account.user_id, p_hold_id);
   if hold.id is null then
     verdict := 'missing';
     return;
@@ -413,13 +401,15 @@ create or replace function :"schema".ai_credit_captures(
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 language plpgsql stable as $$
+declare
+  operations jsonb := (select jsonb_object_agg(id, operation) from :"schema".ai_credit_holds where id = any(p_hold_ids));
+  records jsonb := (
+    select jsonb_object_agg(id, jsonb_build_array(metadata, amount)) from :"schema".ai_credit_usage where id = any(p_record_ids));
 begin
-  select json_agg(json_build_array(
-    (select operation from :"schema".ai_credit_holds where id = hold_id),
-    (select metadata from :"schema".ai_credit_usage where id = record_id),
-    (select amount from :"schema".ai_credit_usage where id = record_id)) order by place)::varchar
-  into captures
-  from unnest(p_hold_ids, p_record_ids) with ordinality as asked(hold_id, record_id, place);
+  captures := (
+    select json_agg(json_build_array(operations->(hold_id::text), records->(record_id::text)->0, records->(record_id::text)->1)
+      order by place)
+    from unnest(p_hold_ids, p_record_ids) with ordinality as asked (hold_id, record_id, place));
 end
 $$;
 comment on function :"schema".ai_credit_captures(integer, bigint[], bigint[])

@@ -49,18 +49,13 @@ begin
 end
 $$;
 
--- Writes what several calls have come to: accounts, usage records with their daily usage, new holds, and holds that
--- changed.
-create or replace function :"schema".ai_credit_post_all(
-  p_accounts :"schema".ai_credit_account[], p_records :"schema".ai_credit_record[], p_holds :"schema".ai_credit_new_hold[],
-  p_changed :"schema".ai_credit_hold_state[]
-) returns void
+-- Writes the accounts to which calls were posted; p_seqs: of each the last posting before them. Returns those whose records are to be added to daily usage, with the summed_seq
+-- that they had: also one whose calls were all refused, as otherwise the next statement would do it again.
+create or replace function :"schema".ai_credit_save_all(
+  p_accounts :"schema".ai_credit_account[], p_seqs bigint[], out user_ids varchar[], out summed_seqs bigint[]
+)
 language plpgsql as $$
-declare
-  to_sum record;
-  written integer;
 begin
-  -- Also one whose calls were all refused, if its records are summed up below: otherwise the next statement would do it again.
   with written as (
     update :"schema".ai_credits account
     set total_credits = posted.total_credits, used_credits = posted.used_credits, held_credits = posted.held_credits,
@@ -70,8 +65,36 @@ begin
     where account.user_id = posted.user_id and (account.seq < posted.seq or :"schema".ai_credit_is_to_sum(posted, account.seq))
     returning account.user_id, posted.summed_seq as before, account.summed_seq as after
   )
-  select array_agg(user_id) as user_ids, array_agg(before) as summed_seqs into to_sum from written where before < after;
+  select array_agg(user_id), array_agg(before) into user_ids, summed_seqs from written where before < after;
+end
+$$;
 
+-- Writes holds that calls have changed, and returns how many.
+create or replace function :"schema".ai_credit_save_holds(p_changed :"schema".ai_credit_hold_state[]) returns bigint
+language plpgsql as $$
+declare
+  written bigint;
+begin
+  update :"schema".ai_credit_holds hold
+  set state = changed.state, credits_left = changed.credits_left, pinned = changed.pinned,
+      closing_seq = changed.closing_seq, closing_hash = changed.closing_hash
+  from unnest(p_changed) changed
+  where hold.user_id = changed.user_id and hold.seq = changed.seq;
+  get diagnostics written = row_count;
+  return written;
+end
+$$;
+
+-- Writes what several calls have come to: accounts, usage records with their daily usage, new holds, and holds that
+-- changed.
+create or replace function :"schema".ai_credit_post_all(
+  p_accounts :"schema".ai_credit_account[], p_seqs bigint[], p_records :"schema".ai_credit_record[], p_holds :"schema".ai_credit_new_hold[],
+  p_changed :"schema".ai_credit_hold_state[]
+) returns void
+language plpgsql as $$
+declare
+  to_sum record := :"schema".ai_credit_save_all(p_accounts, p_seqs);
+begin
   if cardinality(p_records) > 0 then
     insert into :"schema".ai_credit_usage (id, user_id, seq, kind, credits_used, operation, metadata, created_at,
       total_after, used_after, held_after, idempotency_key, request_hash, hold_id, amount, uncollected,
@@ -94,16 +117,9 @@ begin
     from unnest(p_holds);
   end if;
 
-  if cardinality(p_changed) > 0 then
-    update :"schema".ai_credit_holds hold
-    set state = changed.state, credits_left = changed.credits_left, pinned = changed.pinned,
-        closing_seq = changed.closing_seq, closing_hash = changed.closing_hash
-    from unnest(p_changed) changed
-    where hold.user_id = changed.user_id and hold.seq = changed.seq;
-    get diagnostics written = row_count;
-    if written <> cardinality(p_changed) then -- otherwise a hold would be spent twice
-      raise cardinality_violation using message = 'calls of one statement are about the same hold';
-    end if;
+  if cardinality(p_changed) > 0 and :"schema".ai_credit_save_holds(p_changed) <> cardinality(p_changed) then
+    raise cardinality_violation using -- otherwise a hold would be spent twice
+      message = 'calls of one statement are about the same hold';
   end if;
 end
 $$;

@@ -64,14 +64,14 @@ begin
     union
     select refund.refunded_id, original.seq,
       case when original.kind = 'capture' and original.idempotency_key is not null then original.hold_id end
-    from :"schema".ai_credit_usage refund left join :"schema".ai_credit_usage original on original.id = refund.refunded_id
+    from :"schema".ai_credit_usage refund left join :"schema".ai_credit_usage original on original.id = refund.refunded_id and original.user_id || '' = p_user_id
     where refund.user_id = p_user_id and refund.seq > first_seq and refund.seq <= last_seq and refund.kind = 'refund'
     union
     select capture.id, capture.seq, null from unnest(ended) as hold (id),
       lateral (
         select id, seq from :"schema".ai_credit_usage
         where user_id = p_user_id and hold_id = hold.id and kind = 'capture' and idempotency_key is not null
-          and (idempotency_key is not null or :"schema".ai_credit_dear(user_id)) offset 0
+          and (idempotency_key is not null or :"schema".ai_credit_dear(idempotency_key::text)) offset 0
       ) capture
   ), unneeded as (
     select id, seq from old
@@ -96,7 +96,7 @@ begin
   select count(*), coalesce(sum(credits_used), 0),
     array_agg(cast(row(
       case when refunded_id is null then seq
-        else (select original.seq from :"schema".ai_credit_usage original where original.id = record.refunded_id) end,
+        else (select original.seq from :"schema".ai_credit_usage original where original.id = record.refunded_id and original.user_id || '' = p_user_id) end,
       credits_used, budgets, (created_at at time zone time_zone)::date, operation,
       :"schema".ai_credit_hash(metadata)) as :"schema".ai_credit_counted)) filter (where budgets is not null)
   into records, gone, counted
@@ -117,14 +117,21 @@ begin
 end
 $$;
 
--- Looks at accounts from p_from on, at 1000 at most, and closes the books of those that have something older than
--- p_before, with p_batch postings at most. next: the account to go on with; null: there are no more. accounts: with how
--- many it is done. verdict: 'accepted', or 'future' (p_before is not in the past; nothing was done).
+-- How far an account has come, and up to where its books are closed.
+create or replace function :"schema".ai_credit_books(p_user_id varchar) returns table (seq bigint, pruned_seq bigint)
+language sql stable as $$
+  select seq, coalesce((select pruned.seq from :"schema".ai_credit_pruned pruned where pruned.user_id = p_user_id), 0)
+  from :"schema".ai_credits where user_id = p_user_id
+$$;
+
+-- Looks at the accounts p_user_ids in their order, of which p_user_id is one, and closes the books of those that have something older
+-- than p_before, with p_batch postings at most. accounts: with how many it is done. verdict: 'accepted', or 'future' (p_before is not
+-- in the past; nothing was done).
 --
 -- It waits for an account only while it holds none: one that is locked elsewhere later on is left for the next call.
 create or replace function :"schema".ai_credit_prune(
-  p_caller integer, p_before timestamptz, p_from varchar, p_batch integer, p_lock_timeout integer,
-  out verdict varchar, out next varchar, out accounts integer, out records integer
+  p_caller integer, p_user_id varchar, p_user_ids varchar[], p_before timestamptz, p_batch integer, p_lock_timeout integer,
+  out verdict varchar, out accounts integer, out records integer
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set lock_timeout = 0
 language plpgsql as $$
@@ -143,32 +150,29 @@ begin
   verdict := 'accepted';
   perform set_config('lock_timeout', p_lock_timeout::text, true);
   for account in
-    select user_id, seq, coalesce((select pruned.seq from :"schema".ai_credit_pruned pruned where pruned.user_id = found.user_id), 0)
-      as pruned_seq
-    from :"schema".ai_credits found where user_id >= p_from order by user_id limit 1001
+    select given.user_id, books.seq, books.pruned_seq
+    from unnest(p_user_ids) with ordinality as given (user_id, place), :"schema".ai_credit_books(given.user_id) books
+    order by given.place
   loop
-    next := account.user_id;
-    exit when accounts = 1000;
     if account.seq > account.pruned_seq and not exists (
       select from :"schema".ai_credit_entries
-      where user_id = next and kind <> 'opening' and seq = account.pruned_seq + 1 and created_at >= p_before
+      where user_id = account.user_id and kind <> 'opening' and seq = account.pruned_seq + 1 and created_at >= p_before
     ) then
       if holding then
-        perform from :"schema".ai_credits where user_id = next for no key update skip locked;
+        perform from :"schema".ai_credits where user_id = account.user_id for no key update skip locked;
         exit when not found;
       else
-        perform from :"schema".ai_credits where user_id = next for no key update;
+        perform from :"schema".ai_credits where user_id = account.user_id for no key update;
         holding := true;
       end if;
-      done := :"schema".ai_credit_prune_account(next, p_before, room);
+      done := :"schema".ai_credit_prune_account(account.user_id, p_before, room);
       records := records + done.records;
       room := room - done.entries;
       exit when room = 0; -- the account may have more
     end if;
     accounts := accounts + 1;
-    next := null;
   end loop;
 end
 $$;
-comment on function :"schema".ai_credit_prune(integer, timestamptz, varchar, integer, integer)
+comment on function :"schema".ai_credit_prune(integer, varchar, varchar[], timestamptz, integer, integer)
 is 'Deletes old usage records of accounts, in parts.';

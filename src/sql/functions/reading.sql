@@ -42,8 +42,31 @@ $$;
 comment on function :"schema".ai_credit_balance(integer, varchar, jsonb, integer)
 is 'Returns the balance of an account.';
 
--- The balance and a page of daily usage, of the account or of one of its budgets, in one snapshot, so that they agree. entries is a JSON array of [day, used, operation,
--- metadata, hash]; p_after: see ai_credit_days.
+-- The balance and a page of daily usage, of an account or of one of its budgets. It is stable, so that all it reads is of one snapshot,
+-- and agrees. entries is a JSON array of [day, used, operation, metadata, hash]; p_after: see ai_credit_days.
+create or replace function :"schema".ai_credit_told_history(
+  p_user_id varchar, p_days integer, p_limit integer, p_after jsonb, p_budget varchar,
+  out total bigint, out used bigint, out held bigint, out entries varchar
+)
+language plpgsql stable as $$
+declare
+  account record;
+begin
+  select total_credits, used_credits, held_credits, coalesce(summed_seq, seq) as summed_seq, updated_at into account
+  from :"schema".ai_credits where user_id = p_user_id;
+  total := account.total_credits;
+  used := account.used_credits;
+  held := account.held_credits;
+  select coalesce(json_agg(json_build_array(day, used_credits, operation, metadata, encode(metadata_hash, 'hex')) order by place), '[]')
+  into entries
+  from :"schema".ai_credit_days(p_user_id, p_budget, account.summed_seq,
+    (greatest(:"schema".ai_credit_now(), account.updated_at) at time zone :"schema".ai_credit_time_zone())::date - p_days,
+    p_limit::bigint, p_after)
+    with ordinality as entry (day, used_credits, operation, metadata, metadata_hash, place);
+end
+$$;
+
+-- The same at this moment. Creates the account where it is missing. Verdicts: 'accepted', and the obstacles.
 create or replace function :"schema".ai_credit_history(
   p_caller integer, p_user_id varchar, p_allowance jsonb, p_lock_timeout integer, p_days integer, p_limit integer, p_after jsonb,
   p_budget varchar,
@@ -54,7 +77,6 @@ security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off 
 language plpgsql as $$
 declare
   current :"schema".ai_credit_account := :"schema".ai_credit_current(p_user_id, p_allowance, p_lock_timeout);
-  time_zone text := :"schema".ai_credit_time_zone();
 begin
   settled := current.settled;
   verdict := current.obstacle;
@@ -62,23 +84,49 @@ begin
     return;
   end if;
   verdict := 'accepted';
-  select account.total_credits, account.used_credits, account.held_credits, page.entries
-  into total, used, held, entries
-  from :"schema".ai_credits account,
-    lateral (
-      select coalesce(json_agg(json_build_array(day, used_credits, operation, metadata, encode(metadata_hash, 'hex'))
-        order by place), '[]')::varchar as entries
-      from :"schema".ai_credit_days(account.user_id, p_budget, coalesce(account.summed_seq, account.seq),
-        (greatest(:"schema".ai_credit_now(), account.updated_at) at time zone time_zone)::date - p_days,
-        p_limit::bigint, p_after)
-        with ordinality as entry (day, used_credits, operation, metadata, metadata_hash, place)
-    ) page
-  where account.user_id = p_user_id;
+  select told.total, told.used, told.held, told.entries into total, used, held, entries
+  from :"schema".ai_credit_told_history(p_user_id, p_days, p_limit, p_after, p_budget) told;
 end
 $$;
 comment on function :"schema".ai_credit_history(
   integer, varchar, jsonb, integer, integer, integer, jsonb, varchar
 ) is 'Returns the balance of an account and a page of its daily usage.';
+
+-- The names of accounts after p_after (null: from the first on), at most p_limit, in order, as a JSON array.
+create or replace function :"schema".ai_credit_accounts(p_caller integer, p_after varchar, p_limit integer, out accounts varchar)
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+language plpgsql stable as $$
+begin
+  accounts := (
+    select coalesce(json_agg(user_id order by user_id), '[]')
+    from (
+      select user_id from :"schema".ai_credits where p_after is null or user_id > p_after order by user_id limit p_limit
+    ) page);
+end
+$$;
+comment on function :"schema".ai_credit_accounts(integer, varchar, integer)
+is 'Returns a page of the names of accounts.';
+
+-- The accounts of holds, grants or usage records (p_of: 'hold', 'grant', 'usage record'), in the order of their ids, as a JSON array;
+-- null for an id that there is not.
+create or replace function :"schema".ai_credit_owners(p_caller integer, p_of varchar, p_ids bigint[], out accounts varchar)
+security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+language plpgsql stable as $$
+declare
+  owners jsonb;
+begin
+  if p_of = 'hold' then
+    owners := (select jsonb_object_agg(id, user_id) from :"schema".ai_credit_holds where id = any(p_ids));
+  elsif p_of = 'grant' then
+    owners := (select jsonb_object_agg(id, user_id) from :"schema".ai_credit_grants where id = any(p_ids) and kind = 'grant');
+  else
+    owners := (select jsonb_object_agg(id, user_id) from :"schema".ai_credit_usage where id = any(p_ids) and kind <> 'refund');
+  end if;
+  accounts := (select json_agg(owners->(id::text) order by place) from unnest(p_ids) with ordinality as asked (id, place));
+end
+$$;
+comment on function :"schema".ai_credit_owners(integer, varchar, bigint[])
+is 'Returns the accounts of holds, grants or usage records.';
 
 -- Every posting of an account, each from the one table that it is written in. The opening is the last posting that the
 -- account's books were closed with. There is no condition on grants, for which PostgreSQL would sort all of them for one

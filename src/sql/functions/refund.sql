@@ -24,7 +24,7 @@ begin
   if p_record_id is null then
     select id, user_id, seq, credits_used, operation, metadata, budgets into original from :"schema".ai_credit_usage
     where user_id = p_user_id and kind = 'deduct' and idempotency_key = p_deduct_key
-      and (idempotency_key is not null or :"schema".ai_credit_dear(user_id));
+      and (idempotency_key is not null or :"schema".ai_credit_dear(idempotency_key::text));
   else
     select id, user_id, seq, credits_used, operation, metadata, budgets into original from :"schema".ai_credit_usage
     where id = p_record_id and kind <> 'refund' and user_id = coalesce(p_user_id, user_id);
@@ -41,7 +41,7 @@ begin
   if verdict is not null then
     return;
   end if;
-  if not exists (select from :"schema".ai_credit_usage where id = original.id) then -- pruned meanwhile
+  if not exists (select from :"schema".ai_credit_usage where id = original.id and user_id || '' = original.user_id) then -- pruned meanwhile
     verdict := 'missing';
     return;
   end if;
@@ -53,7 +53,7 @@ begin
     into verdict, record_id, credits, total, used, held
     from :"schema".ai_credit_usage
     where user_id = account.user_id and kind = 'refund' and idempotency_key = p_idempotency_key
-      and (idempotency_key is not null or :"schema".ai_credit_dear(user_id));
+      and (idempotency_key is not null or :"schema".ai_credit_dear(idempotency_key::text));
     if found then
       return;
     end if;

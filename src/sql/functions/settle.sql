@@ -16,7 +16,7 @@ begin
     next_lapse := coalesce((
       select min(expires_at) from :"schema".ai_credit_holds
       where user_id = account.user_id and state = 'open'
-        and (state = 'open' or :"schema".ai_credit_dear(user_id))), 'infinity');
+        and (state = 'open' or :"schema".ai_credit_dear(state))), 'infinity');
     next_expiry := coalesce((
       select min(expires_at) from :"schema".ai_credit_grants
       where user_id = account.user_id and state = 'living' and kind <> 'allowance'), 'infinity');
@@ -41,42 +41,73 @@ begin
 end
 $$;
 
+-- Writes what time has done to an account: holds, known by their seqs, with what is pinned to each now, and the posting with which it
+-- has lapsed, null if it is open; grants that have expired; and an event for each that has ended.
+create or replace function :"schema".ai_credit_write_ended(
+  p_user_id varchar, p_holds bigint[], p_pins bigint[], p_closings bigint[], p_grants bigint[], p_events :"schema".ai_credit_event[]
+) returns void
+language plpgsql as $$
+begin
+  if cardinality(p_holds) > 0 then
+    update :"schema".ai_credit_holds hold
+    set pinned = changed.pinned, closing_seq = changed.closing_seq,
+        state = case when changed.closing_seq is null then 'open' else 'lapsed' end
+    from (
+      select p_user_id as user_id, * from unnest(p_holds, p_pins, p_closings) as all_of (seq, pinned, closing_seq)
+      offset 0 -- see 'For the planner' in README.md
+    ) changed
+    where hold.user_id = changed.user_id and hold.seq = changed.seq and hold.user_id || '' = p_user_id;
+    perform :"schema".ai_credit_count_lapsed(p_user_id, array(
+      select seq from unnest(p_holds, p_closings) as all_of (seq, closing_seq) where closing_seq is not null));
+  end if;
+  if cardinality(p_grants) > 0 then
+    update :"schema".ai_credit_grants living
+    set state = 'expired', credits_left = 0
+    from (select p_user_id as user_id, id from unnest(p_grants) as expired (id) offset 0) expired
+    where living.user_id = expired.user_id and living.id = expired.id and living.user_id || '' = p_user_id;
+  end if;
+  insert into :"schema".ai_credit_events (user_id, seq, kind, created_at, amount, reference_id, total_after, used_after, held_after)
+  select user_id, seq, kind, created_at, amount, reference_id, total_after, used_after, held_after from unnest(p_events);
+end
+$$;
+
 -- Lets the first of the holds lapse that end by p_until, as many as there is room for. What is pinned to them belongs to
 -- no living grant, and leaves the total.
 create or replace function :"schema".ai_credit_lapse(inout account :"schema".ai_credit_account, p_until timestamptz, inout room integer)
 language plpgsql as $$
 declare
-  sums record;
+  hold record;
+  event :"schema".ai_credit_event;
+  seqs bigint[] := '{}';
+  closings bigint[] := '{}';
+  events :"schema".ai_credit_event[] := '{}';
 begin
-  with due as (
-    select user_id, seq, id, expires_at, credits_left, pinned, budgets from :"schema".ai_credit_holds
+  event.user_id := account.user_id;
+  event.kind := 'lapse';
+  event.used_after := account.used_credits;
+  for hold in
+    select seq, id, expires_at, credits_left, pinned from :"schema".ai_credit_holds
     where user_id = account.user_id and state = 'open' and expires_at <= p_until
-      and (state = 'open' or :"schema".ai_credit_dear(user_id))
+      and (state = 'open' or :"schema".ai_credit_dear(state))
     order by expires_at, id
     limit room
-  ), lapsing as materialized (
-    select *, row_number() over in_order as place, sum(credits_left) over in_order as held, sum(pinned) over in_order as lost
-    from due window in_order as (order by expires_at, id rows unbounded preceding)
-  ), lapsed as (
-    update :"schema".ai_credit_holds hold
-    set state = 'lapsed', pinned = 0, closing_seq = account.seq + lapsing.place
-    from lapsing
-    where hold.user_id = lapsing.user_id and hold.seq = lapsing.seq
-  ), noted as (
-    insert into :"schema".ai_credit_events (user_id, seq, kind, created_at, amount, reference_id, total_after, used_after, held_after)
-    select user_id, account.seq + place, 'lapse', expires_at, credits_left - pinned, id,
-      account.total_credits - lost, account.used_credits, account.held_credits - held
-    from lapsing
-  )
-  select count(*) as holds, sum(credits_left) as held, sum(pinned) as lost, array_agg(seq) filter (where budgets is not null) as budgeted
-  into sums from lapsing;
-  if sums.budgeted is not null then
-    perform :"schema".ai_credit_count_lapsed(account.user_id, sums.budgeted);
-  end if;
-  account.seq := account.seq + sums.holds;
-  account.held_credits := account.held_credits - sums.held;
-  account.total_credits := account.total_credits - sums.lost;
-  room := room - sums.holds;
+  loop
+    account.seq := account.seq + 1;
+    account.held_credits := account.held_credits - hold.credits_left;
+    account.total_credits := account.total_credits - hold.pinned;
+    event.seq := account.seq;
+    event.created_at := hold.expires_at;
+    event.amount := hold.credits_left - hold.pinned;
+    event.reference_id := hold.id;
+    event.total_after := account.total_credits;
+    event.held_after := account.held_credits;
+    events := array_append(events, event);
+    seqs := array_append(seqs, hold.seq);
+    closings := array_append(closings, account.seq);
+  end loop;
+  perform :"schema".ai_credit_write_ended(account.user_id, seqs, array_fill(0::bigint, array[cardinality(seqs)]), closings,
+    '{}'::bigint[], events);
+  room := room - cardinality(events);
 end
 $$;
 
@@ -85,32 +116,34 @@ $$;
 create or replace function :"schema".ai_credit_expire(inout account :"schema".ai_credit_account, p_until timestamptz, inout room integer)
 language plpgsql as $$
 declare
-  sums record;
+  ending record;
+  event :"schema".ai_credit_event;
+  grants bigint[] := '{}';
+  events :"schema".ai_credit_event[] := '{}';
 begin
   account := :"schema".ai_credit_allocate(account);
-  with due as (
-    select user_id, id, expires_at, priority, credits_left from :"schema".ai_credit_grants
+  event.user_id := account.user_id;
+  event.kind := 'expiry';
+  event.used_after := account.used_credits;
+  event.held_after := account.held_credits;
+  for ending in
+    select id, expires_at, credits_left from :"schema".ai_credit_grants
     where user_id = account.user_id and state = 'living' and kind <> 'allowance' and expires_at <= p_until
     order by expires_at, priority, id
     limit room
-  ), expiring as materialized (
-    select *, row_number() over in_order as place, sum(credits_left) over in_order as lost
-    from due window in_order as (order by expires_at, priority, id rows unbounded preceding)
-  ), expired as (
-    update :"schema".ai_credit_grants living
-    set state = 'expired', credits_left = 0
-    from expiring
-    where living.user_id = expiring.user_id and living.id = expiring.id
-  ), noted as (
-    insert into :"schema".ai_credit_events (user_id, seq, kind, created_at, amount, reference_id, total_after, used_after, held_after)
-    select user_id, account.seq + place, 'expiry', expires_at, -credits_left, id,
-      account.total_credits - lost, account.used_credits, account.held_credits
-    from expiring
-  )
-  select count(*) as grants, sum(credits_left) as lost into sums from expiring;
-  account.seq := account.seq + sums.grants;
-  account.total_credits := account.total_credits - sums.lost;
-  room := room - sums.grants;
+  loop
+    account.seq := account.seq + 1;
+    account.total_credits := account.total_credits - ending.credits_left;
+    event.seq := account.seq;
+    event.created_at := ending.expires_at;
+    event.amount := -ending.credits_left;
+    event.reference_id := ending.id;
+    event.total_after := account.total_credits;
+    events := array_append(events, event);
+    grants := array_append(grants, ending.id);
+  end loop;
+  perform :"schema".ai_credit_write_ended(account.user_id, '{}'::bigint[], '{}'::bigint[], '{}'::bigint[], grants, events);
+  room := room - cardinality(events);
 end
 $$;
 
@@ -135,8 +168,8 @@ declare
   gone bigint[];     -- the tree of what has left the grants' line, by the due grants' order in it
   height integer := 1;
   grants bigint[] := '{}'; -- those that have expired
-  events :"schema".ai_credit_events[] := '{}';
-  event :"schema".ai_credit_events;
+  events :"schema".ai_credit_event[] := '{}';
+  event :"schema".ai_credit_event;
   thing record;
   place integer;
   step integer;
@@ -149,7 +182,7 @@ begin
   select array_agg(seq order by id), array_agg(pinned order by id), array_agg(credits_left - pinned order by id), count(*)
   into seqs, pins, lying, holds
   from :"schema".ai_credit_holds
-  where user_id = account.user_id and state = 'open' and (state = 'open' or :"schema".ai_credit_dear(user_id));
+  where user_id = account.user_id and state = 'open' and (state = 'open' or :"schema".ai_credit_dear(state));
   pins_before := pins;
   closings := array_fill(null::bigint, array[holds]);
   line := lying;
@@ -173,7 +206,7 @@ begin
       from (
         select *, row_number() over (order by id) as hold_place from :"schema".ai_credit_holds
         where user_id = account.user_id and state = 'open'
-          and (state = 'open' or :"schema".ai_credit_dear(user_id))
+          and (state = 'open' or :"schema".ai_credit_dear(state))
       ) hold
       where expires_at <= p_until
       union all
@@ -249,23 +282,10 @@ begin
     events := array_append(events, event);
   end loop;
 
-  update :"schema".ai_credit_holds hold
-  set pinned = changed.pinned, closing_seq = changed.closing_seq,
-      state = case when changed.closing_seq is null then 'open' else 'lapsed' end
-  from (
-    select account.user_id, * from unnest(seqs, pins, pins_before, closings) as all_of (seq, pinned, pinned_before, closing_seq)
-    where closing_seq is not null or pinned <> pinned_before
-    offset 0 -- see 'For the planner' in README.md
-  ) changed
-  where hold.user_id = changed.user_id and hold.seq = changed.seq;
-  perform :"schema".ai_credit_count_lapsed(account.user_id, array(
-    select seq from unnest(seqs, closings) as all_of (seq, closing_seq) where closing_seq is not null));
-  update :"schema".ai_credit_grants living
-  set state = 'expired', credits_left = 0
-  from (select account.user_id, id from unnest(grants) as expired (id) offset 0) expired
-  where living.user_id = expired.user_id and living.id = expired.id;
-  insert into :"schema".ai_credit_events (user_id, seq, kind, created_at, amount, reference_id, total_after, used_after, held_after)
-  select user_id, seq, kind, created_at, amount, reference_id, total_after, used_after, held_after from unnest(events);
+  select array_agg(seq), array_agg(pinned), array_agg(closing_seq) into seqs, pins, closings
+  from unnest(seqs, pins, pins_before, closings) as all_of (seq, pinned, pinned_before, closing_seq)
+  where closing_seq is not null or pinned <> pinned_before;
+  perform :"schema".ai_credit_write_ended(account.user_id, seqs, pins, closings, grants, events);
   room := room - cardinality(events);
 end
 $$;
@@ -275,9 +295,10 @@ $$;
 -- What has changed is read by ai_credit_changes, if anybody listens. It would make a long row, and PostgreSQL takes back a
 -- statement if the client is gone when the first part of a long row is sent.
 create or replace function :"schema".ai_credit_settled(p_before :"schema".ai_credit_account, p_seq bigint) returns text
-language sql stable
-return json_build_array(p_before.user_id, p_before.total_credits, p_before.used_credits, p_before.held_credits,
-  p_before.seq, p_seq)::text;
+language sql stable as $$
+  select json_build_array(p_before.user_id, p_before.total_credits, p_before.used_credits, p_before.held_credits,
+    p_before.seq, p_seq)::text
+$$;
 
 -- What time has changed of an account, from one seq to another: a JSON array, in order, of
 --   [kind, at, amount, reference, details, total after, used after, held after]

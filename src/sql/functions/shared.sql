@@ -3,20 +3,103 @@
 -- The number that stands for a verdict in what ai_credit_execute returns; the library has the same list. Where the verdict is
 -- a literal, PostgreSQL works the number out when it plans.
 create or replace function :"schema".ai_credit_number(p_verdict text) returns bigint
-language sql immutable
-return case p_verdict when 'busy' then 0 when 'accepted' then 1 when 'replayed' then 2 when 'conflict' then 3
-  when 'insufficient' then 4 when 'missing' then 5 when 'closed' then 6 when 'operation' then 7 when 'new' then 8
-  when 'settling' then 9 when 'budget' then 10 end;
+language sql immutable as $$
+  select case p_verdict when 'busy' then 0 when 'accepted' then 1 when 'replayed' then 2 when 'conflict' then 3
+    when 'insufficient' then 4 when 'missing' then 5 when 'closed' then 6 when 'operation' then 7 when 'new' then 8
+    when 'settling' then 9 when 'budget' then 10 end
+$$;
 
 -- What a capture or a release is told, in numbers: the verdict and the rest in their order.
 create or replace function :"schema".ai_credit_numbers(p_answer :"schema".ai_credit_answer) returns bigint[]
-language sql immutable
-return array[:"schema".ai_credit_number((p_answer).verdict),
-  coalesce((p_answer).id, 0), coalesce((p_answer).total, 0), coalesce((p_answer).used, 0), coalesce((p_answer).held, 0),
-  coalesce((p_answer).credits, 0), coalesce((p_answer).uncollected, 0), coalesce((p_answer).required, 0)];
+language sql immutable as $$
+  select array[:"schema".ai_credit_number((p_answer).verdict),
+    coalesce((p_answer).id, 0), coalesce((p_answer).total, 0), coalesce((p_answer).used, 0), coalesce((p_answer).held, 0),
+    coalesce((p_answer).credits, 0), coalesce((p_answer).uncollected, 0), coalesce((p_answer).required, 0)]
+$$;
 
--- Runs calls on the accounts p_user_ids, those on one account side by side and in order. Each is a JSON array that begins
--- with the account's place in p_user_ids:
+-- Locks those accounts that are free, and returns each at its place; null: it is locked elsewhere, or missing. See ai_credit_lock.
+create or replace function :"schema".ai_credit_lock_free(p_user_ids varchar[]) returns :"schema".ai_credit_account[]
+language plpgsql as $$
+declare
+  free record;
+  accounts :"schema".ai_credit_account[] := array_fill(cast(null as :"schema".ai_credit_account), array[cardinality(p_user_ids)]);
+begin
+  for free in
+    select given.place, cast(row(locked.*, null::text, null::text) as :"schema".ai_credit_account) as account
+    from unnest(p_user_ids) with ordinality as given (user_id, place),
+      lateral (
+        select user_id, total_credits, used_credits, held_credits, spent_before, allocated, overdraft, seq,
+          coalesce(summed_seq, seq), due_at, created_at, greatest(:"schema".ai_credit_now(), updated_at), plan, plan_own, next_plan, renews_at
+        from :"schema".ai_credits where user_id = given.user_id for no key update skip locked
+      ) locked
+  loop
+    accounts[free.place] := free.account;
+  end loop;
+  return accounts;
+end
+$$;
+
+-- How a call is answered whose key was used before.
+create or replace function :"schema".ai_credit_earlier_answer(
+  p_is_same boolean, p_id bigint, p_total bigint, p_used bigint, p_held bigint, p_more bigint[]
+) returns bigint[]
+language sql immutable as $$
+  select array[case when p_is_same then :"schema".ai_credit_number('replayed'::text) else :"schema".ai_credit_number('conflict'::text) end,
+    p_id, p_total, p_used, p_held] || p_more
+$$;
+
+-- What the key of a deduct was used for before, as a call of a shared statement is answered.
+create or replace function :"schema".ai_credit_answered_deduct(p_user_id varchar, p_key text, p_hash bytea, p_is_priced boolean)
+returns table (numbers bigint[])
+language sql stable as $$
+  select :"schema".ai_credit_earlier_answer(request_hash = p_hash, id, total_after, used_after, held_after,
+    case when p_is_priced then array[credits_used] end)
+  from :"schema".ai_credit_usage
+  where user_id = p_user_id and kind = 'deduct' and idempotency_key = p_key
+    and (idempotency_key is not null or :"schema".ai_credit_dear(idempotency_key::text))
+$$;
+
+-- The same of a hold.
+create or replace function :"schema".ai_credit_answered_hold(p_user_id varchar, p_key text, p_hash bytea)
+returns table (numbers bigint[])
+language sql stable as $$
+  select :"schema".ai_credit_earlier_answer(request_hash = p_hash, id, total_after, used_after, held_after,
+    array[floor(extract(epoch from created_at) * 1000)::bigint + ttl])
+  from :"schema".ai_credit_holds
+  where user_id = p_user_id and idempotency_key = p_key
+    and (idempotency_key is not null or :"schema".ai_credit_dear(idempotency_key))
+$$;
+
+-- The calls of a shared statement, each with the hash of its request, and with what is known of it: earlier, how it is answered if
+-- its key was used before; hold, the hold of a capture or a release. The loop that reads them needs one plan for all.
+create or replace function :"schema".ai_credit_read_calls(p_user_ids varchar[], p_calls jsonb)
+returns table (place integer, kind text, key text, credits bigint, operation varchar, metadata jsonb, detail bigint, quantities jsonb,
+  budget varchar, c jsonb, hash bytea, earlier bigint[], hold :"schema".ai_credit_hold_state)
+language sql stable as $$
+  select place, kind, key, credits, operation, metadata, detail, quantities, budget, c, hash,
+    case when key is null then null
+      when kind in ('deduct', 'priced') then (
+        select numbers from :"schema".ai_credit_answered_deduct(user_id, key, hash, kind = 'priced'))
+      when kind = 'hold' then (select numbers from :"schema".ai_credit_answered_hold(user_id, key, hash)) end,
+    case when kind in ('capture', 'release') then (
+      select found from :"schema".ai_credit_hold_with_id(user_id, detail) found) end
+  from (
+    select given.*, case when key is not null then case
+      when kind in ('deduct', 'priced') then :"schema".ai_credit_deduct_hash(credits, operation, metadata, quantities, budget)
+      when kind = 'hold' then :"schema".ai_credit_hold_hash(credits, operation, metadata, detail, budget) end end as hash
+    from (
+      select (c->0)::integer as place, p_user_ids[(c->0)::integer] as user_id, c->>1 as kind,
+        c->>2 as key, (c->>3)::bigint as credits, (c->>4)::varchar as operation, c->5 as metadata,
+        (c->>6)::bigint as detail, nullif(c->8, 'null') as quantities, (c->>11)::varchar as budget, c, nth
+      from jsonb_array_elements(p_calls) with ordinality as call (c, nth)
+      offset 0 -- see 'For the planner' in README.md
+    ) given
+    offset 0
+  ) hashed
+$$;
+
+-- Runs calls on the accounts p_user_ids, of which p_user_id is one, those on one account side by side and in order. Each is a JSON
+-- array that begins with the account's place in p_user_ids:
 --   [place, 'deduct', key, credits, operation, metadata]
 --   [place, 'priced', key, credits, operation, metadata, null, price version, quantities]
 --   [place, 'hold', key, credits, operation, metadata, milliseconds to live]
@@ -40,16 +123,16 @@ return array[:"schema".ai_credit_number((p_answer).verdict),
 -- Long and flat for a reason: a call of another function costs a tenth of a deduct. One plan serves all calls: see 'For the
 -- planner' in README.md.
 create or replace function :"schema".ai_credit_execute(
-  p_caller integer, p_user_ids varchar[], p_calls jsonb, p_allowance jsonb, p_create boolean,
+  p_caller integer, p_user_id varchar, p_user_ids varchar[], p_calls jsonb, p_allowance jsonb, p_create boolean,
   p_lock_timeout integer, p_tell boolean default false,
   out answers varchar, out refusals varchar, out counted varchar, out settled varchar
 )
 security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
 language plpgsql as $$
 declare
-  free record;
   accounts :"schema".ai_credit_account[] := array_fill(cast(null as :"schema".ai_credit_account), array[cardinality(p_user_ids)]);
   account :"schema".ai_credit_account;
+  seqs bigint[]; -- of the accounts, before the calls
   place integer := 0;
   call record;
   decided record;
@@ -81,19 +164,8 @@ begin
   if p_create then
     perform :"schema".ai_credit_create_accounts(p_user_ids, p_allowance, p_lock_timeout);
   end if;
-  -- Of several, those that are free by one query. The others one by one.
   if cardinality(p_user_ids) > 1 then
-    for free in
-      select given.place, cast(row(locked.*, null::text, null::text) as :"schema".ai_credit_account) as account
-      from unnest(p_user_ids) with ordinality as given (user_id, place),
-        lateral (
-          select user_id, total_credits, used_credits, held_credits, spent_before, allocated, overdraft, seq,
-            coalesce(summed_seq, seq), due_at, created_at, greatest(:"schema".ai_credit_now(), updated_at), plan, plan_own, next_plan, renews_at
-          from :"schema".ai_credits where user_id = given.user_id for no key update skip locked
-        ) locked
-    loop
-      accounts[free.place] := free.account;
-    end loop;
+    accounts := :"schema".ai_credit_lock_free(p_user_ids); -- the others one by one
   end if;
   for place in 1..cardinality(p_user_ids) loop
     account := accounts[place];
@@ -104,45 +176,14 @@ begin
       account := :"schema".ai_credit_do_due(account, p_allowance, p_lock_timeout);
       accounts[place] := account;
     end if;
+    seqs[place] := account.seq;
     if account.settled is not null then
       settled := concat_ws(',', settled, account.settled);
     end if;
   end loop;
 
   for call in
-    select given.*,
-      case when key is not null then case
-        when kind in ('deduct', 'priced') then :"schema".ai_credit_deduct_hash(credits, operation, metadata, quantities, budget)
-        when kind = 'hold' then :"schema".ai_credit_hold_hash(credits, operation, metadata, detail, budget) end end as hash,
-      -- what the key was used for before, and how that is answered
-      case when key is null then null
-        when kind in ('deduct', 'priced') then (
-          select array[case when request_hash = :"schema".ai_credit_deduct_hash(
-            given.credits, given.operation, given.metadata, given.quantities, given.budget) then :"schema".ai_credit_number('replayed'::text)
-            else :"schema".ai_credit_number('conflict'::text) end,
-            id, total_after, used_after, held_after] || case given.kind when 'priced' then array[credits_used] end
-          from :"schema".ai_credit_usage spent
-          where spent.user_id = given.user_id and spent.kind = 'deduct' and idempotency_key = given.key
-            and (idempotency_key is not null or :"schema".ai_credit_dear(spent.user_id)))
-        when kind = 'hold' then (
-          select array[case when request_hash = :"schema".ai_credit_hold_hash(
-            given.credits, given.operation, given.metadata, given.detail, given.budget) then :"schema".ai_credit_number('replayed'::text)
-            else :"schema".ai_credit_number('conflict'::text) end,
-            id, total_after, used_after, held_after, floor(extract(epoch from created_at) * 1000)::bigint + ttl]
-          from :"schema".ai_credit_holds made
-          where made.user_id = given.user_id and idempotency_key = given.key
-            and (idempotency_key is not null or :"schema".ai_credit_dear(made.user_id))) end as earlier,
-      case when kind in ('capture', 'release') then (
-        select cast(row(id, made.user_id, seq, state, credits_left, pinned, made.operation, made.metadata, closing_seq,
-          closing_hash, budgets) as :"schema".ai_credit_hold_state)
-        from :"schema".ai_credit_holds made where id = given.detail) end as hold
-    from (
-      select (c->0)::integer as place, p_user_ids[(c->0)::integer] as user_id, c->>1 as kind,
-        c->>2 as key, (c->>3)::bigint as credits, (c->>4)::varchar as operation, c->5 as metadata,
-        (c->>6)::bigint as detail, nullif(c->8, 'null') as quantities, (c->>11)::varchar as budget, c, nth
-      from jsonb_array_elements(p_calls) with ordinality as call (c, nth)
-      offset 0 -- see 'For the planner' in README.md
-    ) given
+    select * from :"schema".ai_credit_read_calls(p_user_ids, p_calls)
   loop
     if place <> call.place then
       if place > 0 then
@@ -348,16 +389,13 @@ begin
       counting[place] := :"schema".ai_credit_with_counts(own, more_used, more_held, begun_seqs);
     end if;
   end if;
-  perform :"schema".ai_credit_post_all(accounts, records, holds, changed);
+  perform :"schema".ai_credit_post_all(accounts, seqs, records, holds, changed);
   if counting is not null then
-    if are_new then
-      perform :"schema".ai_credit_make_budgets(counting);
-    end if;
-    counted := :"schema".ai_credit_count(counting, 9223372036854775807, 9223372036854775807, p_tell);
+    counted := :"schema".ai_credit_count_all(counting, are_new, p_tell);
     refusals := to_json(refused);
   end if;
   answers := numbers::varchar;
 end
 $$;
-comment on function :"schema".ai_credit_execute(integer, varchar[], jsonb, jsonb, boolean, integer, boolean)
+comment on function :"schema".ai_credit_execute(integer, varchar, varchar[], jsonb, jsonb, boolean, integer, boolean)
 is 'Runs deducts, holds, captures and releases on several accounts as one statement.';

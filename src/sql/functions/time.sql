@@ -2,23 +2,27 @@
 
 -- The instant of the statement. The ledger reads the clock here and nowhere else.
 create or replace function :"schema".ai_credit_now() returns timestamptz
-language sql stable
-return statement_timestamp();
+language sql stable as $$
+  select statement_timestamp()
+$$;
 
 -- The time zone in which this database's days begin.
 create or replace function :"schema".ai_credit_time_zone() returns text
-language sql stable
-return coalesce((select value from :"schema".ai_credit_settings where name = 'time_zone'), 'UTC');
+language sql stable as $$
+  select coalesce((select value from :"schema".ai_credit_settings where name = 'time_zone'), 'UTC')
+$$;
 
 -- An instant as callers read it; infinity is none.
 create or replace function :"schema".ai_credit_iso(p_instant timestamptz) returns text
-language sql stable
-return case when p_instant < 'infinity' then to_char(p_instant at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') end;
+language sql stable as $$
+  select case when p_instant < 'infinity' then to_char(p_instant at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') end
+$$;
 
 -- When a day begins in a time zone: with the first of two midnights, and where there is none, with the next instant.
 create or replace function :"schema".ai_credit_day_start(p_day timestamp, p_time_zone text) returns timestamptz
-language sql stable
-return least(p_day at time zone p_time_zone, (p_day - interval '1 hour') at time zone p_time_zone + interval '1 hour');
+language sql stable as $$
+  select least(p_day at time zone p_time_zone, (p_day - interval '1 hour') at time zone p_time_zone + interval '1 hour')
+$$;
 
 -- The end of the period of a plan that p_after lies in. Periods begin with the calendar's days, weeks (on Monday) and
 -- months, or count from the account's first day: then a 31st is the last day of a shorter month.

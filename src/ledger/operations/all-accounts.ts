@@ -1,0 +1,34 @@
+import type { Context } from '../context.js'
+import { functionCall } from '../posting/function-call.js'
+
+const ACCOUNTS = functionCall('ai_credit_accounts', ['varchar', 'integer'])
+
+/**
+ * Yields the names of all accounts in order, at most `limit` at a time. On Citus each part is of accounts that live on one node. Where
+ * there are no accounts, it yields one part without any.
+ */
+export async function * allAccounts ({ database }: Context, limit: number): AsyncGenerator<string[]> {
+  for (let after: string | null = null; ;) {
+    const { accounts }: { accounts: string } = await database.call(deadline => database.run({
+      name: 'ai_credit_accounts',
+      text: ACCOUNTS,
+      values: () => [after, limit],
+      repeatable: true
+    }, { deadline, sentAgainBy: 'database' }))
+    const page: string[] = JSON.parse(accounts)
+    if (page.length > 0 || after === null) yield * byNode(page, userId => database.nodeOf(userId))
+    if (page.length < limit) return
+    after = page.at(-1)!
+  }
+}
+
+function byNode (userIds: string[], nodeOf: (userId: string) => number): string[][] {
+  const parts = new Map<number, string[]>([[nodeOf(userIds[0] ?? ''), []]])
+  for (const userId of userIds) {
+    const node = nodeOf(userId)
+    const part = parts.get(node)
+    if (part === undefined) parts.set(node, [userId])
+    else part.push(userId)
+  }
+  return [...parts.values()]
+}
