@@ -1,3 +1,4 @@
+// not on Citus: about HTTP
 import Fastify, { type FastifyRequest, type RouteShorthandOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import t from 'tap'

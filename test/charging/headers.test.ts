@@ -1,3 +1,4 @@
+// not on Citus: about HTTP
 import { Readable } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'

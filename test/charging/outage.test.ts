@@ -1,3 +1,4 @@
+// not on Citus: starts a server of its own
 // needs a real server
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'

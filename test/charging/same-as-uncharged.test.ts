@@ -1,3 +1,4 @@
+// not on Citus: about HTTP
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect } from 'node:net'

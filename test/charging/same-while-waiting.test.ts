@@ -1,3 +1,4 @@
+// not on Citus: about HTTP
 // needs a real server
 import t from 'tap'
 import { buildCharged, reconciles } from '../helper/charging.js'

@@ -1,3 +1,4 @@
+// not on Citus: about HTTP
 import { connect as connectHttp2 } from 'node:http2'
 import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { once } from 'node:events'

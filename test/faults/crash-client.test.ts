@@ -1,3 +1,4 @@
+// not on Citus: starts a server of its own
 // needs a real server
 import { crashTest } from './crashes.js'
 import { rounds } from './settings.js'

@@ -20,7 +20,7 @@ const NEGLECTED = 150 // lapsed holds, and as many expired grants, of the busies
 const PER_ROUND = 60_000
 const STARTS = 20 // starts of a gateway; each takes a second
 
-/** Gateways on their own server, under the load of a client. A process that is killed starts again at once. */
+/** Gateways under the load of a client. A process that is killed starts again at once. */
 export class Site {
   readonly random = new Random(seed)
   gateways: Gateway[] = []
@@ -30,19 +30,19 @@ export class Site {
   readonly #folder: string
   #orders: Orders | undefined
 
-  private constructor (readonly server: PostgresServer, starter: Starter, folder: string) {
+  protected constructor (readonly connectionString: string, starter: Starter, folder: string) {
     this.#starter = starter
     this.#folder = folder
   }
 
-  static async open (t: Test): Promise<Site> {
-    // With fsync, like a real server.
-    const server = await startPostgres({ settings: { fsync: 'on' } })
-    t.teardown(() => server.stop('immediate'))
-    const site = new Site(server, await prepareProcesses(t), t.testdirName)
-    site.gateways = await Promise.all(Array.from({ length: GATEWAYS }, () => site.#startGateway()))
-    return site
+  /** Starts the gateways. */
+  protected async start (): Promise<this> {
+    this.gateways = await Promise.all(Array.from({ length: GATEWAYS }, () => this.#startGateway()))
+    return this
   }
+
+  /** Waits until nothing is left to be done about what was killed. */
+  async settled (): Promise<void> {}
 
   /** Begins a round, and returns the path of its journal. */
   begin (round: string): string {
@@ -75,6 +75,49 @@ export class Site {
     this.client = this.#starter.client({ ...this.#orders!, gateways: this.#urls })
   }
 
+  /** Returns what is wrong with the gateways: one does not run, or has connections that are not idle. */
+  async problems (): Promise<string[]> {
+    if (this.gateways.some(({ running }) => !running)) return ['a gateway has ended']
+    const problems = await Promise.all(this.gateways.map(async gateway => {
+      for (let attempt = 0; ; attempt++) {
+        const { totalCount, idleCount, waitingCount } = await gateway.connections()
+        if (idleCount === totalCount && waitingCount === 0) return []
+        if (attempt === 100) return [`a gateway has lost connections: ${idleCount} of ${totalCount}, ${waitingCount} waiting`]
+        await sleep(100)
+      }
+    }))
+    return problems.flat()
+  }
+
+  get #urls (): string[] {
+    return this.gateways.map(({ url }) => url)
+  }
+
+  // A gateway that cannot reach its server at start ends. This starts it again, like a process manager.
+  async #startGateway (): Promise<Gateway> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#starter.gateway(this.connectionString)
+      } catch (error) {
+        if (attempt === STARTS) throw error
+      }
+    }
+  }
+}
+
+/** Gateways on their own server. */
+export class ServerSite extends Site {
+  private constructor (readonly server: PostgresServer, starter: Starter, folder: string) {
+    super(server.connectionString, starter, folder)
+  }
+
+  static async open (t: Test): Promise<ServerSite> {
+    // With fsync, like a real server.
+    const server = await startPostgres({ settings: { fsync: 'on' } })
+    t.teardown(() => server.stop('immediate'))
+    return await new ServerSite(server, await prepareProcesses(t), t.testdirName).start()
+  }
+
   /** Kills one of the server's processes. The server then ends all others and recovers. */
   async killBackend (): Promise<void> {
     const processes = await this.#query(`
@@ -99,35 +142,6 @@ export class Site {
     this.kills++
     await sleep(this.random.whole(0, 300))
     await this.server.restart()
-  }
-
-  /** Returns what is wrong with the gateways: one does not run, or has connections that are not idle. */
-  async problems (): Promise<string[]> {
-    if (this.gateways.some(({ running }) => !running)) return ['a gateway has ended']
-    const problems = await Promise.all(this.gateways.map(async gateway => {
-      for (let attempt = 0; ; attempt++) {
-        const { totalCount, idleCount, waitingCount } = await gateway.connections()
-        if (idleCount === totalCount && waitingCount === 0) return []
-        if (attempt === 100) return [`a gateway has lost connections: ${idleCount} of ${totalCount}, ${waitingCount} waiting`]
-        await sleep(100)
-      }
-    }))
-    return problems.flat()
-  }
-
-  get #urls (): string[] {
-    return this.gateways.map(({ url }) => url)
-  }
-
-  // A gateway that cannot reach its server at start ends. This starts it again, like a process manager.
-  async #startGateway (): Promise<Gateway> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return await this.#starter.gateway(this.server.connectionString)
-      } catch (error) {
-        if (attempt === STARTS) throw error
-      }
-    }
   }
 
   async #query (text: string): Promise<any[]> {
@@ -161,15 +175,22 @@ interface Books {
   ledger: Ledger
 }
 
-type Kill = (site: Site, round: number) => Promise<void>
+type Kill<AtSite extends Site> = (site: AtSite, round: number) => Promise<void>
 
 /** Declares a test of several rounds. In each round `kill` kills something under load, once or several times. */
-export function crashTest (name: string, rounds: number, kill: Kill) {
+export function crashTest (name: string, rounds: number, kill: Kill<ServerSite>): void {
+  crashTestAt(ServerSite.open, name, rounds, kill)
+}
+
+/** Declares such a test at a site of another kind. */
+export function crashTestAt<AtSite extends Site> (
+  open: (t: Test) => Promise<AtSite>, name: string, rounds: number, kill: Kill<AtSite>
+): void {
   const timeout = 60_000 + rounds * PER_ROUND
   t.setTimeout(timeout)
   t.comment(`timeout=${timeout}`) // sets the limit of the test runner
   t.test(`${name} (FAULTS_SEED=${seed})`, async t => {
-    const site = await Site.open(t)
+    const site = await open(t)
     const books = openBooks(t, site)
     const sum: Findings = { calls: 0, accepted: 0, refused: 0, repeated: 0, late: 0, overBudget: 0, problems: [] }
     for (let round = 0; round < rounds && sum.problems.length === 0; round++) {
@@ -183,13 +204,14 @@ export function crashTest (name: string, rounds: number, kill: Kill) {
   })
 }
 
-async function run (site: Site, { pool, ledger }: Books, round: number, kill: Kill) {
+async function run<AtSite extends Site> (site: AtSite, { pool, ledger }: Books, round: number, kill: Kill<AtSite>) {
   const name = `round ${round}`
   await neglect(ledger, pool, [`charged ${name} user 0`], NEGLECTED)
   await makeBudgets(ledger, name)
   const journal = site.begin(name)
   await Promise.all([kill(site, round), untilDone(site)])
   await site.client!.kill()
+  await site.settled()
   const problems = await site.problems()
   const findings = await verify(journal, site.gateways[0]!.url, pool, ledger, site.random)
   return { ...findings, problems: [...problems, ...findings.problems] }
@@ -208,8 +230,8 @@ async function untilDone (site: Site): Promise<void> {
   }
 }
 
-function openBooks (t: Test, { server }: Site): Books {
-  const pool = createPool(t, server.connectionString)
+function openBooks (t: Test, { connectionString }: Site): Books {
+  const pool = createPool(t, connectionString)
   return { pool, ledger: createLedger(pool, { allowance, timeout: 60_000 }) }
 }
 

@@ -92,12 +92,15 @@ async function readPostings (pool: pg.Pool, users: string[]): Promise<Posting[]>
     from (
       select usage.user_id, usage.seq, kind, usage.idempotency_key as key, credits_used as credits, usage.budgets as path, hold_id,
         coalesce(hold.closing_seq = usage.seq, false) as closes
-      from ai_credit_usage usage left join ai_credit_holds hold on hold.id = usage.hold_id
+      from ai_credit_usage usage left join ai_credit_holds hold
+        on hold.user_id = usage.user_id and hold.id = usage.hold_id
       union all
       select user_id, seq, 'hold', idempotency_key, credits, budgets, id, false from ai_credit_holds
       union all
       select event.user_id, event.seq, kind, null, 0, hold.budgets, hold.id, true
-      from ai_credit_events event join ai_credit_holds hold on hold.id = event.reference_id where kind in ('release', 'lapse')
+      from ai_credit_events event join ai_credit_holds hold
+        on hold.user_id = event.user_id and hold.id = event.reference_id
+      where kind in ('release', 'lapse')
     ) posting
     where user_id = any($1) order by user_id, seq`, [users])
   return rows

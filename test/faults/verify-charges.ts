@@ -25,7 +25,7 @@ export async function verifyCharges (
     from ai_credit_usage charge
     left join ai_credit_usage refund on refund.user_id = charge.user_id and refund.refunded_id = charge.id
     where charge.user_id = any($1) and charge.kind <> 'refund'
-    group by charge.id
+    group by charge.user_id, charge.id
     having charge.credits_used + coalesce(sum(refund.credits_used), 0) <> 0`, [users])
   const problem = (text: string) => findings.problems.push(text)
   if (new Set(charged.map(({ holdId }) => holdId)).size < charged.length) problem('a hold of a charged route was paid twice')

@@ -1,3 +1,4 @@
+// not on Citus: about HTTP
 import t from 'tap'
 import fastifyPostgres from '@fastify/postgres'
 import Fastify, { type FastifyInstance } from 'fastify'

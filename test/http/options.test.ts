@@ -1,3 +1,4 @@
+// not on Citus: about HTTP
 import fastifyPostgres from '@fastify/postgres'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
