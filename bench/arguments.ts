@@ -13,17 +13,20 @@ export interface Arguments {
    * only a charged and an uncharged route.
    */
   only: string | undefined
+  /** Compare only PostgreSQL with a Citus cluster, which CITUS_DATABASE_URL names. */
+  citus: boolean
 }
 
-/** Reads the command line: --json --rounds=3 --seconds=1 --only=programmatic|processes|http|charging. */
+/** Reads the command line: --json --rounds=3 --seconds=1 --only=programmatic|processes|http|charging --citus. */
 export function readArguments (): Arguments {
   const { values } = parseArgs({
     options: {
       json: { type: 'boolean', default: false },
       rounds: { type: 'string', default: '3' },
       seconds: { type: 'string', default: '1' },
-      only: { type: 'string' }
+      only: { type: 'string' },
+      citus: { type: 'boolean', default: false }
     }
   })
-  return { json: values.json, rounds: Number(values.rounds), seconds: Number(values.seconds), only: values.only }
+  return { json: values.json, rounds: Number(values.rounds), seconds: Number(values.seconds), only: values.only, citus: values.citus }
 }

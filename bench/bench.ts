@@ -1,6 +1,7 @@
 // Measures the library and its alternatives.
-// npm run bench [-- --json --rounds=3 --seconds=1 --only=programmatic|processes|http|charging]
-import { readArguments } from './arguments.js'
+// npm run bench [-- --json --rounds=3 --seconds=1 --only=programmatic|processes|http|charging --citus]
+import { readArguments, type Arguments } from './arguments.js'
+import { measureCitus } from './citus.js'
 import { findPgbench } from './contenders/pgbench.js'
 import { startServer } from './databases.js'
 import { gateways } from './http/gateways.js'
@@ -13,27 +14,32 @@ import { tablesOf, targetsOf } from './report.js'
 import { medians } from './results.js'
 import { compare } from './targets.js'
 
-const { json, rounds, seconds, only } = readArguments()
-const progress = (text: string) => process.stderr.write(`${text}\n`)
+const given = readArguments()
+if (given.citus) await measureCitus(given)
+else await measureAll(given)
 
-const is = (...parts: string[]) => only === undefined || parts.includes(only)
-const chosen = only === 'charging' ? gateways.filter(({ name }) => name.endsWith('charged route')) : gateways
-const server = await startServer()
-const machine = await describeMachine(await server.createDatabase('machine'))
-const results = [
-  ...is('programmatic') ? await measureCalls(server.createDatabase, rounds, seconds, progress) : [],
-  ...is('http', 'charging') ? await measureHttp(server.createDatabase, chosen, rounds, seconds, progress) : []
-]
-await server.stop()
-if (is('processes')) results.push(...await measureProcesses(rounds, seconds, progress))
+async function measureAll ({ json, rounds, seconds, only }: Arguments) {
+  const progress = (text: string) => process.stderr.write(`${text}\n`)
 
-const comparison = compare(results)
-if (json) {
-  const report = { machine, rounds, seconds, medians: medians(results), targets: comparison, results }
-  process.stdout.write(`${JSON.stringify(report)}\n`)
-} else {
-  process.stdout.write(`${Object.entries(machine).map(entry => entry.join(': ')).join(', ')}\n\n`)
-  process.stdout.write(`${tablesOf(medians(results))}\n${targetsOf(comparison)}`)
-  if (findPgbench() === undefined) process.stdout.write('\npgbench was not found\n')
-  if (findRedis() === undefined) process.stdout.write('\nredis-server was not found\n')
+  const is = (...parts: string[]) => only === undefined || parts.includes(only)
+  const chosen = only === 'charging' ? gateways.filter(({ name }) => name.endsWith('charged route')) : gateways
+  const server = await startServer()
+  const machine = await describeMachine(await server.createDatabase('machine'))
+  const results = [
+    ...is('programmatic') ? await measureCalls(server.createDatabase, rounds, seconds, progress) : [],
+    ...is('http', 'charging') ? await measureHttp(server.createDatabase, chosen, rounds, seconds, progress) : []
+  ]
+  await server.stop()
+  if (is('processes')) results.push(...await measureProcesses(rounds, seconds, progress))
+
+  const comparison = compare(results)
+  if (json) {
+    const report = { machine, rounds, seconds, medians: medians(results), targets: comparison, results }
+    process.stdout.write(`${JSON.stringify(report)}\n`)
+  } else {
+    process.stdout.write(`${Object.entries(machine).map(entry => entry.join(': ')).join(', ')}\n\n`)
+    process.stdout.write(`${tablesOf(medians(results))}\n${targetsOf(comparison)}`)
+    if (findPgbench() === undefined) process.stdout.write('\npgbench was not found\n')
+    if (findRedis() === undefined) process.stdout.write('\nredis-server was not found\n')
+  }
 }
