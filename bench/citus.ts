@@ -7,7 +7,7 @@ import { runLoad } from './load.js'
 import { describeMachine } from './machine.js'
 import { table } from './report.js'
 import { median } from './statistics.js'
-import { Cluster, query } from '../test/helper/cluster.js'
+import { Cluster, query } from './postgres/cluster.js'
 import { randomUUID } from 'node:crypto'
 
 const CALLERS = 256

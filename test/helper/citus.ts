@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { citusScripts } from '../../bench/ledger-scripts.js'
 import type { Queryable } from '../../src/index.js'
 import { nodeClock, setFunctionsClock } from './clock-schema.js'
-import { Cluster, query } from './cluster.js'
+import { Cluster, query } from '../../bench/postgres/cluster.js'
 import type { Template } from './templates.js'
 
 /** The connection string of a Citus cluster's coordinator, if this run is on one. */
