@@ -7,8 +7,8 @@ const shared: Options = {
 }
 
 export default defineConfig([
-  // What both entries share is one file.
-  { ...shared, format: 'esm', splitting: true },
+  // What both entries share is one file, which has a hash in its name: those of earlier builds go. The other build's files stay.
+  { ...shared, format: 'esm', splitting: true, clean: ['!**/*.cjs'] },
   // Each whole, as splitting CommonJS would rewrite `?.` and `??`. An error of one copy is an instance of the other's class,
   // too: @fastify/error goes by the code.
   {
