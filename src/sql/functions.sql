@@ -14,7 +14,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 880552c2b2dd7d41fbd3004507f14e930969ed69fe11fb7dc0d572862fe71db2
+\set content 1519eba25da7f55763a9b99cef0f313497d542cf4c8c7140ceffb274ce682b52
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

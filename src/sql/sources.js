@@ -5,6 +5,10 @@ import { readFileSync, readdirSync } from 'node:fs'
 
 const read = name => readFileSync(new URL(name, import.meta.url), 'utf8').replaceAll('\r\n', '\n')
 
+// The text that is built in has no comments between statements: it is shipped three times, and the files beside it have them. Those
+// within a body are indented.
+const withoutComments = text => text.replace(/^--.*\n/gm, '')
+
 // What names the schema by hand is the caller's to do here.
 const withoutConditions = text => text.replace(/^\\if [^]*?^\\endif\n/gm, '')
 
@@ -24,18 +28,18 @@ export function functionSet (source = read('functions.sql')) {
   const included = source.split(onCitus).map(part =>
     withoutConditions(part).replace(/^\\set .*\n/gm, '').replace(/^\\ir (.*)\n/gm, (_, file) => read(file)))
   const content = createHash('sha256').update(included.join('')).digest('hex')
-  const parts = included.map(part => part.replace(/:'(\w+)'/g, (token, name) =>
+  const parts = included.map(part => withoutComments(part).replace(/:'(\w+)'/g, (token, name) =>
     name === 'content' ? `'${content}'` : name in variables ? `'${variables[name]}'` : token))
   return { number: Number(variables.number), oldestCaller: Number(variables.oldest_caller), content, parts }
 }
 
 /** citus/tables.sql. */
-export const citusTables = () => read('citus/tables.sql')
+export const citusTables = () => withoutComments(read('citus/tables.sql'))
 
 /** The numbered files of tables/, in order. */
 export function tableFiles () {
   return readdirSync(new URL('tables', import.meta.url)).filter(name => /^\d{3}_.*\.sql$/.test(name)).sort()
-    .map(file => ({ id: parseInt(file), file: `tables/${file}`, sql: read(`tables/${file}`) }))
+    .map(file => ({ id: parseInt(file), file: `tables/${file}`, sql: withoutComments(read(`tables/${file}`)) }))
 }
 
 const adoptionSteps = ['state', 'check', 'columns', 'order', 'records', 'finish']

@@ -17,13 +17,12 @@ declare
   definition text;
 begin
   for function in
-    select pg_proc.oid::regprocedure as signature, proname, prosrc, prosecdef, proretset, lanname, proconfig,
+    select pg_proc.oid::regprocedure as signature, pg_get_functiondef(pg_proc.oid) as definition, prosrc, prosecdef, proretset, lanname,
       'p_user_id' = any(proargnames) as is_of_account
     from pg_proc join pg_namespace on pg_namespace.oid = pronamespace join pg_language on pg_language.oid = prolang
     where nspname = schema and proname like 'ai\_credit\_%' and proname not like 'ai\_credit\_usage\_%'
   loop
-    definition := pg_get_functiondef(function.signature);
-    definition := replace(definition, 'user_id || ''''', 'user_id');
+    definition := replace(function.definition, 'user_id || ''''', 'user_id');
     definition := regexp_replace(definition, 'coalesce\(p_user_id, (\w+\.)?user_id\)', 'p_user_id', 'g');
     definition := replace(definition, 'SET plan_cache_mode TO ''force_generic_plan''', format('SET plan_cache_mode TO %L', mode));
     if function.lanname = 'sql' and function.prosrc ~ tables then
@@ -32,13 +31,13 @@ begin
         then '$function$' || E'\n#variable_conflict use_column\nbegin\n  return query\\1;\nend\n' || '$function$'
         else '$function$' || E'\n#variable_conflict use_column\nbegin\n  return (\\1);\nend\n' || '$function$' end);
     end if;
-    if definition <> pg_get_functiondef(function.signature) then
+    if definition <> function.definition then
       execute definition;
     end if;
     if function.prosecdef then
       execute format('alter function %s set plan_cache_mode to %L', function.signature, mode);
       if function.is_of_account then
-        perform create_distributed_function(function.signature::regprocedure, 'p_user_id', format('%I.ai_credits', schema));
+        perform create_distributed_function(function.signature, 'p_user_id', format('%I.ai_credits', schema));
       end if;
     end if;
   end loop;

@@ -75,6 +75,24 @@ begin
 end
 $$;
 
+create or replace function :"schema".ai_credit_make_budgets(p_counting :"schema".ai_credit_counting[]) returns void
+language plpgsql as $$
+declare
+  made record;
+begin
+  for made in
+    select counting.user_id, budget.*
+    from unnest(p_counting) as counting, generate_subscripts(counting.budgets, 1) as position,
+      lateral :"schema".ai_credit_budget_at(
+        counting.user_id, counting.budgets[position], true, counting.begun_seqs[position], counting.instant) budget
+    where counting.made_seqs[position] is null and counting.begun_seqs[position] is not null and budget.is_new
+  loop
+    insert into :"schema".ai_credit_budgets (user_id, budget, within, made_seq, day, week, month, total)
+    values (made.user_id, made.budget, made.within, made.made_seq, made.day, made.week, made.month, made.total);
+  end loop;
+end
+$$;
+
 create or replace function :"schema".ai_credit_count_all(
   p_counting :"schema".ai_credit_counting[], p_make boolean, p_tell boolean
 ) returns text

@@ -84,22 +84,21 @@ commit;
 
 -- Whether this node uses the plan of a query again that is about one account of its own. Citus 12.1.12, 13.2.1, 13.2.2 and 14.0.1
 -- make such a plan anew each time, and keep them all. null: that is not known, as no account lives here.
-create or replace function :"schema".ai_credit_keeps_plans() returns boolean
+create or replace function :"schema".ai_credit_keeps_plans(p_schema text) returns boolean
 set search_path = pg_catalog, pg_temp
 language plpgsql as $$
 declare
-  schema text := (select nspname from pg_proc join pg_namespace on pg_namespace.oid = pronamespace where proname = 'ai_credit_keeps_plans');
   mine text;
   bytes bigint;
   more bigint;
 begin
   execute format('select n::text from generate_series(1, 1000) n
     where exists (select from pg_dist_placement join pg_dist_local_group using (groupid)
-      where shardid = get_shard_id_for_distribution_column(''%I.ai_credits'', n::text)) limit 1', schema) into mine;
+      where shardid = get_shard_id_for_distribution_column(''%I.ai_credits'', n::text)) limit 1', p_schema) into mine;
   if mine is null then
     return null;
   end if;
-  perform set_config('search_path', format('pg_catalog, %I', schema), true);
+  perform set_config('search_path', format('pg_catalog, %I', p_schema), true);
   for round in 1..2 loop
     for n in 1..50 * round loop
       perform from ai_credits where user_id = mine;

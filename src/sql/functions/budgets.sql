@@ -130,25 +130,19 @@ $$;
 -- Makes by their templates the budgets that are new and named by a charge.
 create or replace function :"schema".ai_credit_make_budgets(p_counting :"schema".ai_credit_counting[]) returns void
 language plpgsql set plan_cache_mode = force_generic_plan as $$
-declare
-  made record;
 begin
-  for made in
-    select counting.user_id, budget.*
-    from unnest(p_counting) as counting, generate_subscripts(counting.budgets, 1) as position,
-      lateral :"schema".ai_credit_budget_at(
-        counting.user_id, counting.budgets[position], true, counting.begun_seqs[position], counting.instant) budget
-    where counting.made_seqs[position] is null and counting.begun_seqs[position] is not null and budget.is_new
-  loop
-    insert into :"schema".ai_credit_budgets (user_id, budget, within, made_seq, day, week, month, total)
-    values (made.user_id, made.budget, made.within, made.made_seq, made.day, made.week, made.month, made.total);
-  end loop;
+  insert into :"schema".ai_credit_budgets (user_id, budget, within, made_seq, day, week, month, total)
+  select counting.user_id, made.budget, made.within, made.made_seq, made.day, made.week, made.month, made.total
+  from unnest(p_counting) as counting, generate_subscripts(counting.budgets, 1) as position,
+    lateral :"schema".ai_credit_budget_at(
+      counting.user_id, counting.budgets[position], true, counting.begun_seqs[position], counting.instant) made
+  where counting.made_seqs[position] is null and counting.begun_seqs[position] is not null and made.is_new;
 end
 $$;
 
--- Counts in budgets of the account p_user_id, or with null of any, each of which is given once, what more was spent and is held. p_used_seq: the posting by which it counts, in the
--- periods that began before it; p_held_seq: that of the hold, which counts in budgets that were made before it. Budgets that are gone
--- count nothing.
+-- Counts in budgets of the account p_user_id, or with null of any, each of which is given once, what more was spent and is held.
+-- p_used_seq: the posting by which it counts, in the periods that began before it; p_held_seq: that of the hold, which counts in
+-- budgets that were made before it. Budgets that are gone count nothing.
 --
 -- With p_tell, where all of it is of charges, it returns as JSON each limit that has less left than before, as listeners are told:
 --   [user, budget, period, limit, used, held, what used and held were together, when it resets]
