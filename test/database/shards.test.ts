@@ -7,7 +7,6 @@ import { createLedger } from '../../src/index.js'
 import { Database } from '../../src/ledger/database/database.js'
 import { hashText } from '../../src/ledger/database/hash-text.js'
 import { isDistributed, readShards, Shards, type ShardMap } from '../../src/ledger/database/shards.js'
-import { functions } from '../../src/sql/index.js'
 import { createDatabase, createLedgerDatabase, createPool, pglite } from '../helper/database.js'
 
 const ANY = fc.string({ unit: 'binary', minLength: 0, maxLength: 300 })
@@ -72,11 +71,12 @@ t.test('the map is read anew when it is used and no longer young, one at a time,
 })
 
 t.test('without Citus, all accounts are on one node, and the start asks once', async t => {
-  const { database, statements } = await open(t, await withLedger(t))
+  const opened = await open(t, await withLedger(t))
+  const { database } = opened
   await database.start()
   t.equal(database.distributed, false)
   t.equal(database.nodeOf('ann'), 0)
-  t.equal(statements.filter(text => text.includes('pg_dist_')).length, 1)
+  t.equal(opened.statements.filter(text => text.includes('pg_dist_')).length, 1)
 })
 
 t.test('with Citus, the tables may be on one server nevertheless', { skip: pglite }, async t => {
@@ -113,6 +113,49 @@ t.test('with Citus, the start asks for the functions that citus.sql makes', { sk
   await t.rejects(database.start(), { code: 'FST_CREDITS_CITUS_FUNCTIONS', message: /-f tables\.sql -f citus\.sql/ })
 })
 
+t.test('with Citus, what is known by its id alone is looked up before, so that it can be sent to its account', { skip: pglite }, async t => {
+  const own = await withLedger(t)
+  const maker = createLedger(own)
+  const [held, extended] = [await maker.hold(charge), await maker.hold(charge)]
+  const [given, givenToo] = [await maker.grant({ userId: 'ann', credits: 5 }), await maker.grant({ userId: 'ann', credits: 5 })]
+  const paid = await maker.deduct(charge)
+  await createCatalogs(own)
+  await distribute(own)
+  const { pool, queries } = watched(t, own)
+  const sent = () => queries.filter(({ text }) => /ai_credit_(capture|extend|revoke|refund)\(/.test(text))
+  const ledger = createLedger(pool)
+  t.match(await ledger.capture(held.id), { userId: 'ann', credits: 1 })
+  t.match(await ledger.extend(extended.id, { ttl: 1000 }), { userId: 'ann' })
+  t.match(await ledger.revoke(given.id), { userId: 'ann', credits: 2 })
+  t.match(await ledger.refund({ usageId: paid.id }), { userId: 'ann', credits: 1 })
+  const client = await pool.connect()
+  t.match(await createLedger(pool).revoke(givenToo.id, { client }), { userId: 'ann', credits: 5 }, 'on a client of the host, as the first call')
+  client.release()
+  t.equal(sent().length, 4, 'and one by the client, whose queries are texts')
+  t.ok(sent().every(({ values }) => values!.includes('ann')))
+  await t.rejects(ledger.revoke('999999'), { code: 'FST_CREDITS_NOT_FOUND' })
+  t.equal(sent().length, 4, 'nothing is sent for what there is not')
+  const other = Array.from({ length: 20 }, (_, i) => `user ${i}`).find(userId => (hashText(userId) < 0) !== (hashText('ann') < 0))!
+  await ledger.deduct({ ...charge, userId: other })
+  const progress: number[] = []
+  t.match(await ledger.reconcile(undefined, { onProgress: ({ accounts }) => progress.push(accounts) }), { ok: true, accounts: 2 })
+  t.strictSame(progress, [1, 2], 'the accounts of each node by themselves')
+})
+
+t.test('with Citus, migrate leaves its functions alone, and otherwise runs citus.sql', { skip: pglite }, async t => {
+  const pool = await withLedger(t)
+  await createCatalogs(pool)
+  await distribute(pool)
+  const ledger = createLedger(pool)
+  await ledger.migrate()
+  await pool.query("insert into ai_credit_functions (number, oldest_caller, content) values (1000, 7, 'newer ones')")
+  await pool.query("update ai_credit_settings set value = 'newer ones' where name = 'citus'")
+  await createLedger(pool).migrate()
+  t.equal((await createLedger(pool).deduct(charge)).balance.used, 1, 'newer ones that serve this version are fine')
+  await pool.query("delete from ai_credit_functions where number = 1000; delete from ai_credit_settings where name = 'citus'")
+  await t.rejects(ledger.migrate(), { message: 'This database does not have the extension citus' }, 'these catalogs are an imitation')
+})
+
 t.test('with Citus, a stricter isolation level is refused at start, and named', { skip: pglite }, async t => {
   const pool = await withLedger(t)
   await createCatalogs(pool)
@@ -144,6 +187,8 @@ t.test('reading anew goes through the pool', { skip: pglite }, async t => {
   t.equal(database.nodeOf(user), 4, 'a reading that is refused fails nobody')
 })
 
+const charge = { userId: 'ann', credits: 1, operation: 'chat' }
+
 const options = { timeout: 5000, maxQueue: 100, prepare: true, timeZone: 'UTC', schema: undefined }
 
 async function withLedger (t: Test) {
@@ -153,17 +198,23 @@ async function withLedger (t: Test) {
 }
 
 /** A database on a pool of its own, and the statements that it sends. */
-async function open (t: Test, { options: { connectionString, options: settings } }: pg.Pool) {
-  const statements: string[] = []
+async function open (t: Test, of: pg.Pool) {
+  const { pool, queries } = watched(t, of)
+  return { database: new Database(pool, options, () => {}), get statements () { return queries.map(({ text }) => text) } }
+}
+
+/** Another pool on a database, and the queries that it sends. */
+function watched (t: Test, { options: { connectionString, options: settings } }: pg.Pool) {
+  const queries: pg.QueryConfig[] = []
   const pool = createPool(t, connectionString!, settings === undefined ? {} : { options: settings })
   pool.on('connect', client => {
     const query = client.query
     client.query = ((...args: [pg.QueryConfig]) => {
-      statements.push(args[0].text)
+      queries.push(args[0])
       return Reflect.apply(query, client, args)
     }) as typeof query
   })
-  return { database: new Database(pool, options, () => {}), statements }
+  return { pool, queries }
 }
 
 async function createCatalogs (pool: pg.Pool) {
@@ -180,5 +231,5 @@ async function distribute (pool: pg.Pool) {
     insert into pg_dist_shard values
       ('ai_credits', 2, '0', '2147483647'), ('ai_credits', 1, '-2147483648', '-1'), ('ai_credit_usage', 3, '-2147483648', '2147483647');
     insert into pg_dist_placement values (1, 1, 1, 7), (2, 2, 1, 9), (3, 3, 1, 11), (4, 1, 4, 12), (5, 1, 1, 13)`)
-  await pool.query("insert into ai_credit_settings (name, value) values ('citus', $1)", [functions.content]) // as citus.sql does
+  await pool.query("insert into ai_credit_settings select 'citus', content from ai_credit_functions") // as citus.sql does
 }

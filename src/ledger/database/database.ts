@@ -45,11 +45,10 @@ export interface RowOfCall {
 /** Runs statements on the connections of a pool. */
 export class Database {
   private starting: Promise<DatabaseFacts> | undefined
-  private shards: Shards | undefined // from the start on, if the tables are distributed
+  private shards: Shards | null | undefined // null: the tables are not distributed; undefined: not known yet
   private underWay = 0
   private readonly connections: Connections
   private readonly prepared: Prepared
-  private started = false
   private closed = false
   private readonly closing: (() => void)[] = [] // resolvers of `close` calls that wait for the calls under way
   private interrupt!: (error: UnavailableError) => void
@@ -119,12 +118,12 @@ export class Database {
 
   /** Whether Citus has distributed the tables over nodes; undefined before the start. */
   get distributed (): boolean | undefined {
-    return this.started ? this.shards !== undefined : undefined
+    return this.shards === undefined ? undefined : this.shards !== null
   }
 
   /** Returns the node on which the account lives; 0 for all if the tables are not distributed. */
   nodeOf (userId: string): number {
-    return this.shards === undefined ? 0 : this.shards.nodeOf(userId)
+    return this.shards?.nodeOf(userId) ?? 0
   }
 
   /**
@@ -173,11 +172,8 @@ export class Database {
     const facts = await this.use(deadline, connection =>
       runReadCommitted(connection, () => start(asQueryable(connection), this.options)))
     const { shards, schema } = facts
-    if (shards !== null) {
-      this.shards ??= new Shards(shards, () => this.call(deadline =>
-        this.use(deadline, connection => readShards(asQueryable(connection), schema))))
-    }
-    this.started = true
+    this.shards ??= shards && new Shards(shards, () => this.call(deadline =>
+      this.use(deadline, connection => readShards(asQueryable(connection), schema))))
     return facts
   }
 

@@ -4,7 +4,7 @@ import { beginAdoption, endAdoption, sumDays, type Adoption } from './adopt.js'
 import type { Connection, Queryable } from './types.js'
 import { runReadCommitted } from './read-committed.js'
 import { findSchema, inSchema } from './schema.js'
-import { isDistributed } from './shards.js'
+import { CATALOG_OF_CITUS, isDistributed } from './shards.js'
 import { settleTimeZone } from './time-zone.js'
 
 /** Returns the SQL that replaces the functions, for PostgreSQL or for Citus. */
@@ -54,8 +54,7 @@ export async function migrate (connection: Connection, { schema: named, ...optio
     if (id === oldest) await endAdoption(adoption)
   }
   const onCitus = await isOnCitus(db, schema)
-  const isComplete = version.functions === functions.number && (!onCitus || await hasFunctionsOfCitus(db, schema))
-  if (!isComplete) await applyFunctions(connection, db, schema, onCitus)
+  if (!await hasFunctions(db, schema, version, onCitus)) await applyFunctions(connection, db, schema, onCitus)
   await runReadCommitted(connection, () => settleTimeZone(db, schema, options.timeZone))
   if (!onCitus) await sumDays(adoption) // citus.sql asks that it is done before
 }
@@ -89,16 +88,23 @@ async function readVersion (db: Queryable, schema: string): Promise<Version> {
 }
 
 async function isOnCitus (db: Queryable, schema: string) {
-  const { rows: [{ citus }] } = await db.query(
-    "select pg_catalog.to_regclass('pg_catalog.pg_dist_partition'::pg_catalog.text)::pg_catalog.text as citus")
+  const { rows: [{ citus }] } = await db.query(`select ${CATALOG_OF_CITUS} as citus`)
   return citus !== null && await isDistributed(db, schema)
 }
 
-/** Returns whether citus.sql was run for the functions of this version, in a database whose tables are distributed. */
+async function hasFunctions (db: Queryable, schema: string, version: Version, onCitus: boolean) {
+  return version.functions >= functions.number && (!onCitus || await hasFunctionsOfCitus(db, schema))
+}
+
+// citus.sql notes for which functions it was run. These may be newer than this library, and serve it.
+const FUNCTIONS_OF_CITUS = `
+  select (select value from :"schema".ai_credit_settings where name::pg_catalog.text operator(pg_catalog.=) 'citus'::pg_catalog.text) as noted,
+    (select content from :"schema".ai_credit_functions order by number desc limit 1) as content`
+
+/** Returns whether the functions are those for Citus, in a database whose tables are distributed. */
 export async function hasFunctionsOfCitus (db: Queryable, schema: string): Promise<boolean> {
-  const { rows: [row] } = await db.query(inSchema(
-    'select value from :"schema".ai_credit_settings where name::pg_catalog.text operator(pg_catalog.=) \'citus\'::pg_catalog.text', schema))
-  return row?.value === functions.content
+  const { rows: [{ noted, content }] } = await db.query(inSchema(FUNCTIONS_OF_CITUS, schema))
+  return noted !== null && noted === content
 }
 
 // Looks for the schema first, because `create schema if not exists` needs the right to create schemas even if it exists.
@@ -128,8 +134,8 @@ async function applyFunctions (connection: Connection, db: Queryable, schema: st
       text: "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('fastify-ai-credits'::pg_catalog.text, 0::bigint))"
     })
     const version = await readVersion(db, schema)
-    const isNewer = version.functions < functions.number || (onCitus && !await hasFunctionsOfCitus(db, schema))
-    await connection.query({ text: isNewer ? inSchema(functionScript(onCitus), schema) : 'commit' })
+    const isDone = await hasFunctions(db, schema, version, onCitus)
+    await connection.query({ text: isDone ? 'commit' : inSchema(functionScript(onCitus), schema) })
   } catch (error) {
     await connection.query({ text: 'rollback' })
     throw error

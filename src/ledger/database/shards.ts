@@ -3,6 +3,9 @@ import { hashText } from './hash-text.js'
 import { inSchema } from './schema.js'
 import type { Queryable } from './types.js'
 
+/** An SQL expression: the name of a catalog of Citus; null in a database without Citus. */
+export const CATALOG_OF_CITUS = "pg_catalog.to_regclass('pg_catalog.pg_dist_partition'::pg_catalog.text)::pg_catalog.text"
+
 // Texts, because the host may have changed how `pg` parses numbers and "char".
 const METHOD = `
   select partmethod::pg_catalog.text as method from pg_catalog.pg_dist_partition

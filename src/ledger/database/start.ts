@@ -3,7 +3,7 @@ import { areDaysMissing } from './adopt.js'
 import type { Queryable } from './types.js'
 import { checkSchema, hasFunctionsOfCitus } from './migrate.js'
 import { findSchema } from './schema.js'
-import { isDistributed, readShards, type ShardMap } from './shards.js'
+import { CATALOG_OF_CITUS, isDistributed, readShards, type ShardMap } from './shards.js'
 import { settleTimeZone } from './time-zone.js'
 
 /** The facts about the database that a ledger needs before its first call. */
@@ -16,10 +16,10 @@ export interface DatabaseFacts {
   shards: ShardMap | null
 }
 
-// to_regclass is null in a database without Citus. So there it costs no query of its own.
+// So Citus costs no query of its own in a database without it.
 const SETTINGS = `
   select pg_catalog.current_setting('default_transaction_isolation'::pg_catalog.text) as isolation,
-    pg_catalog.to_regclass('pg_catalog.pg_dist_partition'::pg_catalog.text)::pg_catalog.text as citus`
+    ${CATALOG_OF_CITUS} as citus`
 
 /**
  * Checks that this ledger can work with the database: its encoding, tables, functions, time zone and adopted records. Sets

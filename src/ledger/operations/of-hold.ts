@@ -1,9 +1,8 @@
 import type { Call } from '../context.js'
 import { within } from '../database/deadline.js'
 import type { Queryable } from '../database/types.js'
-import { NotFoundError } from '../../errors.js'
 import type { Posting } from '../posting/postings.js'
-import { withOwner } from './owner.js'
+import { findOwner, withOwner } from './owner.js'
 
 /** The word for a hold in error messages. */
 export const HOLD = 'hold'
@@ -19,7 +18,7 @@ export async function postOfHold (
   { call: shared, statementFor }: { call: string, statementFor: (account: string | null) => Posting['statement'] },
   client: Queryable | undefined
 ): Promise<any> {
-  const { postings, owners, deadline } = call
+  const { postings, deadline } = call
   return await withOwner(call, { what: HOLD, id, userId: named, client }, async known => {
     const posting = {
       call: shared,
@@ -32,8 +31,7 @@ export async function postOfHold (
       return await postings.post({ userId: null, ...posting }, deadline, client)
     }
     if (known !== null) return { user_id: known, ...await postings.post({ userId: known, ...posting }, deadline) }
-    const userId = await owners.find(HOLD, id, deadline)
-    if (userId === null) throw new NotFoundError(HOLD)
+    const userId = await findOwner(call, { what: HOLD, id, client })
     // Calls with later deadlines may have been queued during the look-up, so the queue may miss this deadline.
     return { user_id: userId, ...await within(deadline, postings.post({ userId, ...posting }, deadline)) }
   })

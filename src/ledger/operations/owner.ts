@@ -26,8 +26,14 @@ export function withOwner<T> (call: Call, named: Named, work: (account: string |
   return known !== null || call.database.distributed === false ? work(known) : lookUp(call, named).then(work)
 }
 
-async function lookUp ({ database, owners, deadline }: Call, { what, id, client }: Named) {
-  if (!await database.isDistributed(deadline, client)) return null
+async function lookUp (call: Call, named: Named) {
+  return await call.database.isDistributed(call.deadline, named.client) ? await findOwner(call, named) : null
+}
+
+/** Looks up the account of a hold, a grant or a usage record. Throws NotFoundError if there is nothing with this id. */
+export async function findOwner (
+  { owners, deadline }: Call, { what, id, client }: Pick<Named, 'what' | 'id' | 'client'>
+): Promise<string> {
   const account = await owners.find(what, id, deadline, client)
   if (account === null) throw new NotFoundError(what)
   return account
