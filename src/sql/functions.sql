@@ -14,7 +14,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content 1519eba25da7f55763a9b99cef0f313497d542cf4c8c7140ceffb274ce682b52
+\set content a8dbac998bb0b0ac307abed3df63238e089fbca6ff2780bb8778f90d4af16e52
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

@@ -9,6 +9,9 @@ import { copyOf, type Template } from './templates.js'
 /** Whether this run uses PGlite, which has one backend, instead of a PostgreSQL server. */
 export const pglite = process.env.TEST_PGLITE !== undefined
 
+/** The view of the server's sessions; on a cluster, of those on all nodes. */
+export const activity = citus ? 'citus_stat_activity' : 'pg_stat_activity'
+
 /** Creates an empty database and returns its connection string. It is dropped after the test and its later teardowns. */
 export async function createDatabase (t: Test): Promise<string> {
   return await create(t)

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import t, { type Test } from 'tap'
 import { createLedger, type Ledger } from '../../src/index.js'
-import { createLedgerDatabase, createPool } from '../helper/database.js'
+import { activity, createLedgerDatabase, createPool } from '../helper/database.js'
 
 const charge = (userId: string) => ({ userId, credits: 1, operation: 'chat' })
 const all = <T>(count: number, call: (index: number) => T) => Promise.all(Array.from({ length: count }, (_, i) => call(i)))
@@ -112,7 +112,7 @@ for (const { max, most } of [{ max: 10, most: 4 }, { max: 5, most: 2 }, { max: 2
     const seen: number[] = []
     for (let sample = 0; sample < 50; sample++) {
       const { rows: [{ count }] } = await observer.query(`
-        select count(*)::integer from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`)
+        select count(*)::integer from ${activity} where datname = current_database() and wait_event_type = 'Lock'`)
       seen.push(count)
       await sleep(20)
     }

@@ -4,7 +4,7 @@ import type pg from 'pg'
 import t, { type Test } from 'tap'
 import { createLedger, type LedgerOptions } from '../../src/index.js'
 import { createClockedLedgerDatabase } from '../helper/clock.js'
-import { createPool } from '../helper/database.js'
+import { activity, createPool } from '../helper/database.js'
 import { startProcesses } from '../helper/processes.js'
 import { readsOf } from '../helper/reads.js'
 
@@ -155,6 +155,6 @@ async function holdUpDeleting (pool: pg.Pool) {
 
 // Waits until so many sessions of this database wait for a lock.
 async function waiting (pool: pg.Pool, count: number) {
-  const query = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+  const query = `select from ${activity} where datname = current_database() and wait_event_type = 'Lock'`
   while ((await numbers(pool, query)).length < count) await sleep(5)
 }
