@@ -14,7 +14,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content a8dbac998bb0b0ac307abed3df63238e089fbca6ff2780bb8778f90d4af16e52
+\set content ed5452ed98c313c0ca6e51fd907e6f7e0995dce862204a3c3192b9ccdb4b468c
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

@@ -70,8 +70,7 @@ begin
   -- Citus asks that a unique key names the column by which a table is distributed.
   if 'ai_credit_usage' = any(undistributed) then
     execute format('alter table %I.ai_credit_usage drop constraint ai_credit_usage_pkey', schema);
-    execute format('alter table %I.ai_credit_usage add constraint ai_credit_usage_pkey primary key (user_id, id)', schema);
-    execute format('create index ai_credit_usage_id on %I.ai_credit_usage (id)', schema);
+    execute format('alter table %I.ai_credit_usage add constraint ai_credit_usage_pkey primary key (id, user_id)', schema);
   end if;
   foreach table_name in array undistributed loop
     perform create_distributed_table(format('%I.%I', schema, table_name)::regclass, 'user_id',
