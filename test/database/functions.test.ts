@@ -1,3 +1,4 @@
+// not on Citus: calls functions as the library does not
 // What holds of the ledger's SQL functions as such: what they hand each other, and that a rule written twice is one rule.
 import type pg from 'pg'
 import t, { type Test } from 'tap'

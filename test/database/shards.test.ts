@@ -1,3 +1,4 @@
+// not on Citus: imitates its catalogs
 // On which node an account lives. The catalogs of Citus are tables here, made like those of Citus.
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
