@@ -10,8 +10,9 @@ import { delimiter, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { startPostgres } from '../../bench/postgres/postgres.js'
+import { startPgbouncer } from '../helper/pgbouncer.js'
 import { findNode } from './node.js'
-import { startPgbouncer } from './pgbouncer.js'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 const cache = join(root, 'node_modules', '.cache', 'fastify-ai-credits-matrix')
@@ -56,14 +57,17 @@ async function runCell (version: string, on: string): Promise<Result | string> {
     return await runTests(bin, await files(beginOtherwise), { TEST_PARTITIONED: '1' })
   }
   if (on !== 'pgbouncer') return await runTests(bin, await files(/needs no database/), { TEST_POSTGRES_VERSION: on })
-  const bouncer = await startPgbouncer(PGBOUNCER)
-  if (bouncer === undefined) return 'not installed'
+  const server = await startPostgres({ version: PGBOUNCER })
+  let bouncer: Awaited<ReturnType<typeof startPgbouncer>>
   try {
+    bouncer = await startPgbouncer(server.connectionString)
+    if (bouncer === undefined) return 'not installed'
     // Without the tests that use settings of the session, for instance a clock, or named statements.
     const unfit = /needs (a real server|no database)|Clocked|ledgerTest|onLedger|createLedger|Processes|buildHost/
     return await runTests(bin, await files(unfit), { TEST_DATABASE_URL: bouncer.connectionString, TEST_PREPARE: 'off' })
   } finally {
-    await bouncer.stop()
+    await bouncer?.stop()
+    await server.stop()
   }
 }
 

@@ -5,29 +5,31 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { freePort } from '../../bench/postgres/free-port.js'
-import { startPostgres, type PostgresServer } from '../../bench/postgres/postgres.js'
 import { temporaryFolder, unprivileged } from '../../bench/postgres/unprivileged.js'
 
-/** Starts PostgreSQL of this version with PgBouncer before it, in transaction mode; undefined if it is not installed. */
-export async function startPgbouncer (version: string) {
-  const server = await startPostgres({ version })
+/**
+ * Starts PgBouncer in transaction mode before the server that the connection string names, for all of its databases and as the user
+ * named there. Returns the connection string through it; undefined if PgBouncer is not installed.
+ */
+export async function startPgbouncer (connectionString: string) {
   const folder = await mkdtemp(join(temporaryFolder, 'fastify-ai-credits-pgbouncer-'))
   let bouncer: ChildProcess | undefined
   const stop = async () => {
     if (bouncer?.pid !== undefined && bouncer.exitCode === null && bouncer.kill()) await once(bouncer, 'exit')
     await rm(folder, { recursive: true, force: true })
-    await server.stop()
   }
   try {
+    const url = new URL(connectionString)
     const port = await freePort()
     const ini = join(folder, 'pgbouncer.ini')
-    await writeFile(ini, configuration(server, port, folder))
+    await writeFile(ini, configuration(url, port, folder))
     if (unprivileged.uid !== undefined) for (const path of [folder, ini]) await chown(path, unprivileged.uid, unprivileged.gid!)
     bouncer = spawn('pgbouncer', ['-q', ini], { ...unprivileged, stdio: 'ignore' })
-    const connectionString = `postgresql://postgres@127.0.0.1:${port}/postgres?sslmode=disable`
+    url.host = `127.0.0.1:${port}`
+    url.search = '?sslmode=disable'
     if (await started(bouncer)) {
-      await answers(connectionString)
-      return { connectionString, stop }
+      await answers(url.href)
+      return { connectionString: url.href, stop }
     }
     await stop()
   } catch (error) {
@@ -36,12 +38,12 @@ export async function startPgbouncer (version: string) {
   }
 }
 
-const configuration = (server: PostgresServer, port: number, folder: string) => `
+const configuration = ({ hostname, port, username, password }: URL, listenPort: number, folder: string) => `
 [databases]
-* = host=127.0.0.1 port=${server.port} user=postgres
+* = host=${hostname} port=${port || 5432} user=${username}${password && ` password=${decodeURIComponent(password)}`}
 [pgbouncer]
 listen_addr = 127.0.0.1
-listen_port = ${port}
+listen_port = ${listenPort}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
