@@ -8,13 +8,15 @@ import { promisify } from 'node:util'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { buildGateway } from '../helper/app.js'
+import { citus } from '../helper/citus.js'
 import { createDatabase, createLedgerDatabase, createPool } from '../helper/database.js'
 import { handOver, temporaryFolder } from '../../bench/postgres/unprivileged.js'
 import { charge, checkRecovered, checkUnavailable, unavailable } from './rest.js'
 
 const run = promisify(execFile)
+const skip = citus !== undefined && 'needs triggers, or changes the settings of one server'
 
-t.test('a server that turns read-only, and back', async t => {
+t.test('a server that turns read-only, and back', { skip }, async t => {
   const direct = await createLedgerDatabase(t)
   const admin = createPool(t, `${direct}&options=-c%20default_transaction_read_only%3Doff`)
   const app = await buildGateway(t, {}, { connectionString: direct, pool: { max: 3 } })
@@ -52,7 +54,7 @@ t.test('out of connections', async t => {
   await checkRecovered(t, app, direct)
 })
 
-t.test('a statement timeout that a statement cannot keep: 503 in time, tried a few times, and its neighbours go on', async t => {
+t.test('a statement timeout that a statement cannot keep: 503 in time, tried a few times, and its neighbours go on', { skip }, async t => {
   const direct = await createLedgerDatabase(t)
   const app = await buildGateway(t, { timeout: 4000 }, { connectionString: direct })
   await Promise.all(['ann', 'bob', 'cleo'].map(user => app.credits.balance(user)))
@@ -77,7 +79,7 @@ t.test('a statement timeout that a statement cannot keep: 503 in time, tried a f
 })
 
 for (const sqlState of ['40001', '40P01', '57014']) {
-  t.test(`what always fails with ${sqlState} is tried a few times, and not more`, async t => {
+  t.test(`what always fails with ${sqlState} is tried a few times, and not more`, { skip }, async t => {
     const direct = await createLedgerDatabase(t)
     const app = await buildGateway(t, { timeout: 1600 }, { connectionString: direct })
     await app.pg.query(`
@@ -136,7 +138,7 @@ t.test('an account that somebody holds: calls on others do not feel it', async t
   await checkRecovered(t, app, direct)
 })
 
-t.test('a full disk', async t => {
+t.test('a full disk', { skip }, async t => {
   const folder = await smallDisk(t)
   if (folder === undefined) {
     t.pass('no file system can be mounted here')

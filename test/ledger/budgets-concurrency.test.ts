@@ -4,6 +4,7 @@ import type pg from 'pg'
 import t, { type Test } from 'tap'
 import type { Credits, Ledger } from '../../src/index.js'
 import { createLedger } from '../../src/index.js'
+import { citus, useTimeZone } from '../helper/citus.js'
 import { ledgerTest } from '../helper/clocked-ledger.js'
 import { createLedgerDatabase, createPool } from '../helper/database.js'
 import { startProcesses } from '../helper/processes.js'
@@ -46,7 +47,8 @@ function watch (t: Test, pool: pg.Pool) {
     for (; !ended.signal.aborted; looks++) {
       const { rows } = await pool.query(`
         select kept.budget, kept.held::int, period, (limited).amount::int, (limited).used::int,
-          (select sum(spent.credits_used)::int from ai_credit_usage spent where kept.budget = any (budgets)) as recorded
+          (select sum(spent.credits_used)::int from ai_credit_usage spent
+            where spent.user_id = kept.user_id and kept.budget = any (budgets)) as recorded
         from ai_credit_budgets kept, lateral (values ('day', day), ('week', week), ('month', month), ('total', total)) as each (period, limited)
         where (limited).amount is not null`)
       for (const { budget, held, period, amount, used, recorded } of rows) {
@@ -97,6 +99,7 @@ t.test('4 processes, 200 calls at once of each: at no moment is a limit passed, 
   const inProcesses = await startProcesses(t, 4)
   const connectionString = await createLedgerDatabase(t)
   const pool = createPool(t, connectionString, { max: 2 })
+  if (citus !== undefined) await useTimeZone(pool, 'Europe/Berlin')
   const credits = createLedger(pool, { allowance: 1_000_000, timeout: 60_000, timeZone: 'Europe/Berlin' })
   await credits.migrate()
   await credits.setBudget('acme', 'team', { month: 300 })

@@ -1,3 +1,4 @@
+// not on Citus: the time zone is settled when the tables are distributed
 import t from 'tap'
 import { createLedger, type Queryable } from '../../src/index.js'
 import { settleTimeZone } from '../../src/ledger/database/time-zone.js'
