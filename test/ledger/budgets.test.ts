@@ -427,12 +427,12 @@ ledgerTest('reconcile says what of a budget is wrong', async (t, { credits, pool
   await credits.setBudget('acme', 'team:ml', { month: 100, total: 100 })
   await spend(credits, { budget: 'team:ml', credits: 3 })
   const { id } = await credits.hold({ ...charge, budget: 'team:ml', credits: 5 })
-  await pool.query('update ai_credit_budgets set month.used = 4, held = 6')
+  await pool.query('update ai_credit_budgets set month = row((month).amount, 4, (month).since_seq, (month).resets_at, (month).gone), held = 6')
   t.strictSame((await credits.reconcile('acme')).differences, [
     { userId: 'acme', identity: 'budget team:ml held', expected: 6, actual: 5 },
     { userId: 'acme', identity: 'budget team:ml month used', expected: 4, actual: 3 }
   ])
-  await pool.query('update ai_credit_budgets set month.used = 3, held = 5')
+  await pool.query('update ai_credit_budgets set month = row((month).amount, 3, (month).since_seq, (month).resets_at, (month).gone), held = 5')
   await credits.release(id)
 })
 
