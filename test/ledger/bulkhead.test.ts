@@ -221,7 +221,7 @@ async function busyForAMoment (t: Test, observer: pg.Pool, ledger: Ledger) {
 async function lock (t: Test, pool: pg.Pool, users: string[]) {
   const client = await pool.connect()
   await client.query('begin')
-  await client.query('select from ai_credits where user_id = any($1) for update', [users])
+  for (const user of users) await client.query('select from ai_credits where user_id = $1 for update', [user])
   let locked = true
   const unlock = async () => {
     locked = false

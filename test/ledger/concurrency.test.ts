@@ -2,6 +2,7 @@
 import t, { type Test } from 'tap'
 import type pg from 'pg'
 import { createLedger, type DeductInput } from '../../src/index.js'
+import { citus } from '../helper/citus.js'
 import { createLedgerDatabase, createPool } from '../helper/database.js'
 import { startProcesses, type Outcome } from '../helper/processes.js'
 
@@ -53,7 +54,10 @@ t.test('many keys, each from every process, are charged once each', async t => {
   await checkAccount(t, pool, 'ann', 50)
 })
 
-for (const isolation of ['read committed', 'repeatable read', 'serializable']) {
+// On a cluster no other isolation level is accepted, and the time zone is settled with the tables.
+const isolations = citus ? ['read committed'] : ['read committed', 'repeatable read', 'serializable']
+
+for (const isolation of isolations) {
   t.test(`twenty processes that start at once on an empty database all succeed (${isolation})`, async t => {
     const connectionString = await createLedgerDatabase(t)
     const pool = createPool(t, connectionString)
@@ -65,8 +69,8 @@ for (const isolation of ['read committed', 'repeatable read', 'serializable']) {
   })
 }
 
-for (const isolation of ['read committed', 'repeatable read', 'serializable']) {
-  t.test(`ledgers that settle the time zone at once agree (${isolation})`, async t => {
+for (const isolation of isolations) {
+  t.test(`ledgers that settle the time zone at once agree (${isolation})`, { skip: citus !== undefined }, async t => {
     const connectionString = await createLedgerDatabase(t)
     const pool = createPool(t, connectionString)
     await createLedger(pool).migrate()

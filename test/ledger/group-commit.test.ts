@@ -530,7 +530,7 @@ async function openLocked (t: Test, ...args: (string | LedgerOptions)[]) {
 async function lock (t: Test, connectionString: string, users: string[]) {
   const client = await createPool(t, connectionString).connect()
   await client.query('begin')
-  await client.query('select from ai_credits where user_id = any($1) for update', [users])
+  for (const user of users) await client.query('select from ai_credits where user_id = $1 for update', [user])
   return async () => {
     await client.query('commit')
     client.release()
