@@ -41,7 +41,7 @@ for (const [name, method] of Object.entries(methods)) {
       const { pool, ledger, observer } = await open(t, max)
       const made = await make(ledger, count)
       if (name.endsWith('due')) await makeDue(observer)
-      const other = createLedger(pool, { timeout: 10_000 }) // it knows the account of no hold
+      const other = createLedger(pool, { timeout: 60_000 }) // it knows the account of no hold
       await other.balance('bob')
       const unlock = await lock(t, observer, ['ann'])
       const waiting = all(count, i => method(i % 2 ? ledger : other, made, i))
@@ -162,7 +162,7 @@ t.test('where the server cancels what takes long, waiting goes on until timeout'
   const { observer, ledger, pool } = await open(t, 10)
   const { rows: [{ name }] } = await observer.query('select current_database() as name')
   await observer.query(`alter database ${name} set statement_timeout = 100`)
-  const strict = createLedger(createPool(t, pool.options.connectionString!), { timeout: 10_000 })
+  const strict = createLedger(createPool(t, pool.options.connectionString!), { timeout: 60_000 })
   const unlock = await lock(t, observer, ['ann'])
   const waiting = all(5, () => strict.grant({ userId: 'ann', credits: 1 }))
   await sleep(400)
@@ -175,7 +175,7 @@ t.test('where the server cancels what takes long, waiting goes on until timeout'
 async function open (t: Test, max: number) {
   const connectionString = await createLedgerDatabase(t)
   const pool = createPool(t, connectionString, { max })
-  const ledger = createLedger(pool, { timeout: 10_000 })
+  const ledger = createLedger(pool, { timeout: 60_000 })
   await ledger.migrate()
   await ledger.balance('ann')
   await ledger.balance('bob')
