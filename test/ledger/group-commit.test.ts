@@ -1,3 +1,4 @@
+// not on Citus: counts statements, and has triggers
 // needs a real server
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'

@@ -1,3 +1,4 @@
+// not on Citus: there each node has numbers of its own
 // Ids beyond 2^53, which a JavaScript number cannot hold: two that follow each other would become one. On Citus, the ids of a node
 // begin at a multiple of 2^48.
 import t, { type Test } from 'tap'
