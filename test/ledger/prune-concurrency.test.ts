@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import t, { type Test } from 'tap'
 import { createLedger, type LedgerOptions } from '../../src/index.js'
+import { citus } from '../helper/citus.js'
 import { createClockedLedgerDatabase } from '../helper/clock.js'
 import { activity, createPool } from '../helper/database.js'
 import { startProcesses } from '../helper/processes.js'
@@ -44,7 +45,7 @@ t.test('two processes prune while two others charge the same accounts', async t 
   t.equal(outcomes[0]![0]!.records! + outcomes[1]![0]!.records!, 3000, 'no record was deleted by both')
 })
 
-t.test('what was deleted while a call waited for the account is not found', async t => {
+t.test('what was deleted while a call waited for the account is not found', { skip: citus !== undefined && 'it has triggers' }, async t => {
   const { ledger, pool, at } = await open(t)
   const holds = [await ledger.hold(charge('ann', 10)), await ledger.hold(charge('ann', 10))]
   await ledger.capture(holds[0]!.id)

@@ -1,5 +1,6 @@
 import t, { type Test } from 'tap'
 import type { Credits, Statement } from '../../src/index.js'
+import { citus } from '../helper/citus.js'
 import { buildGateway } from '../helper/app.js'
 import { onLedger, type ClockedLedger } from '../helper/clocked-ledger.js'
 import { sumUp } from '../helper/sum-up.js'
@@ -143,7 +144,7 @@ pruneTest('holds that were closed go with their captures and releases', async (t
   await at(march)
   await credits.prune({ before: '2030-02-15T00:00:00Z' })
   t.strictSame(await rows(pool, 'select state from ai_credit_holds'), [{ state: 'open' }], 'only the newest')
-  t.strictSame(await rows(pool, 'select from ai_credit_usage union all select from ai_credit_events'), [])
+  t.strictSame(await rows(pool, 'select 1 from ai_credit_usage union all select 1 from ai_credit_events'), [])
 })
 
 pruneTest('an open hold stays, with what answers its captures', async (t, { credits, pool, at }) => {
@@ -237,10 +238,11 @@ pruneTest('more accounts than one statement looks at', async (t, { credits, pool
   const progress: number[] = []
   t.strictSame(await credits.prune({ before, onProgress: ({ accounts }) => { progress.push(accounts) } }),
     { accounts: 2500, records: 1 })
-  t.strictSame(progress, [1000, 2000, 2500])
+  if (citus === undefined) t.strictSame(progress, [1000, 2000, 2500]) // on a cluster, those of each node
 })
 
 pruneTest('records that belong to nobody go too', async (t, { credits, pool, at }) => {
+  if (citus !== undefined) return // there a record cannot change hands
   await credits.deduct(charge)
   await pool.query("update ai_credit_usage set user_id = ''; update ai_credits set user_id = ''; update ai_credit_daily_usage set user_id = ''")
   await at(february)

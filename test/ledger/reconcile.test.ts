@@ -1,6 +1,7 @@
 import t, { type Test } from 'tap'
 import type pg from 'pg'
 import { createLedger, type Credits } from '../../src/index.js'
+import { citus } from '../helper/citus.js'
 import { buildGateway } from '../helper/app.js'
 import { createPool, pglite } from '../helper/database.js'
 import { dumpDatabase } from '../helper/schema-dump.js'
@@ -178,6 +179,7 @@ t.test('all accounts are read in batches, each told of', async t => {
     const onProgress = (step: typeof progress[0]) => progress.push(step)
     t.strictSame(await credits.reconcile(undefined, { batch, onProgress }), whole, `batches of ${batch}`)
     t.strictSame(progress.at(-1), { accounts: 10, differences: whole.differences.length })
+    if (citus !== undefined) continue // there a batch has accounts of one node
     t.equal(progress.length, Math.floor(10 / batch) + 1)
     t.strictSame(progress.map(({ accounts }) => accounts), progress.map((_, index) => Math.min(10, (index + 1) * batch)))
   }
@@ -192,7 +194,7 @@ t.test('it writes nothing, and settles nothing', async t => {
 })
 
 // PGlite takes no options from a connection.
-t.test('it runs where nothing can be written, as on a replica', { skip: pglite }, async t => {
+t.test('it runs where nothing can be written, as on a replica', { skip: pglite || citus !== undefined }, async t => {
   const { pool } = await accounts(t)
   const url = new URL(pool.options.connectionString!)
   url.searchParams.set('options', '-c default_transaction_read_only=on')

@@ -129,7 +129,7 @@ async function neglect (pool: pg.Pool, userId: string, holds: number, grants: nu
   await pool.query("update ai_credit_grants set credits_left = 0, state = 'revoked' where user_id = $1 and seq = 1", [userId])
   await pool.query(`
     update ai_credits set held_credits = held_credits + $2, total_credits = total_credits - 1 + $3, seq = seq + $2 + $3,
-      due_at = updated_at - interval '2 hours' where user_id = $1`, [userId, holds, grants])
+      due_at = $4 where user_id = $1`, [userId, holds, grants, new Date(Date.now() - 7_200_000)])
 }
 
 async function entriesOf (credits: Ledger, userId: string) {
