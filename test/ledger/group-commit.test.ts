@@ -392,11 +392,11 @@ t.test('an account with many calls leaves room for the others', async t => {
 t.test('the calls of an account do not each wait for a turn of all others', async t => {
   const { ledger } = await open(t)
   await all(300, i => ledger.balance(`user ${i}`))
+  await all(600, i => ledger.deduct(charge(`user ${i % 300}`))) // the first statement of a session plans, and takes longer
   let done = 0
   const places = await all(1200, i => ledger.deduct(charge(`user ${Math.floor(i / 4)}`)).then(() => done++))
-  // Of the first statements, whichever of them is answered first. If each waited for a turn of all others, the fourth would come after
-  // 900 calls.
-  t.ok(places.slice(0, 4).every(place => place < 900), `${places.slice(0, 4)}`)
+  // Of the first statements. If each waited for a turn of all others, the fourth would come after 900 calls.
+  t.ok(places.slice(0, 4).every(place => place < 640), `${places.slice(0, 4)}`)
   t.match(await ledger.reconcile(), { ok: true })
 })
 

@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import type { Credits, Statement } from '../../src/index.js'
-import { citus } from '../helper/citus.js'
 import { buildGateway } from '../helper/app.js'
+import { citus } from '../helper/citus.js'
 import { onLedger, type ClockedLedger } from '../helper/clocked-ledger.js'
 import { sumUp } from '../helper/sum-up.js'
 
@@ -242,7 +242,10 @@ pruneTest('more accounts than one statement looks at', async (t, { credits, pool
 })
 
 pruneTest('records that belong to nobody go too', async (t, { credits, pool, at }) => {
-  if (citus !== undefined) return // there a record cannot change hands
+  if (citus !== undefined) {
+    t.pass('a record changes hands', { skip: 'not on a cluster' })
+    return
+  }
   await credits.deduct(charge)
   await pool.query("update ai_credit_usage set user_id = ''; update ai_credits set user_id = ''; update ai_credit_daily_usage set user_id = ''")
   await at(february)
