@@ -14,7 +14,7 @@
 \endif
 \set number 7
 \set oldest_caller 7
-\set content ed5452ed98c313c0ca6e51fd907e6f7e0995dce862204a3c3192b9ccdb4b468c
+\set content 4cd21987ad2a8c6790e78cd612e0e50fc762068030d17a0bb0094a51624840c0
 
 begin isolation level read committed;
 set local search_path to pg_catalog, pg_temp;

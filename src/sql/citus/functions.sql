@@ -40,21 +40,15 @@ end
 $$;
 
 -- What waits may be a statement at another node: a host's transaction is not sent as a whole to where the account is. So the limit is
--- set there, and afterwards what it was before. count(*): one row, also without the account.
-create or replace function :"schema".ai_credit_wait(p_user_id varchar, p_allowance jsonb, p_lock_timeout integer) returns void
-language plpgsql set lock_timeout = 0 as $$
+-- set there. count(*): one row, also without the account.
+create or replace function :"schema".ai_credit_limit_waits(p_user_id varchar, p_lock_timeout text) returns text
+language plpgsql as $$
 declare
-  started timestamptz := clock_timestamp();
   before text;
 begin
-  select current_setting('lock_timeout'), set_config('lock_timeout', p_lock_timeout::text, true), count(*) into before
+  select current_setting('lock_timeout'), set_config('lock_timeout', p_lock_timeout, true), count(*) into before
   from :"schema".ai_credits where user_id = p_user_id;
-  perform :"schema".ai_credit_create_accounts(array[p_user_id], p_allowance, p_lock_timeout);
-  perform from :"schema".ai_credits where user_id = p_user_id for no key update;
-  if clock_timestamp() > started + p_lock_timeout * interval '1 millisecond' then
-    raise lock_not_available using message = 'canceling statement due to lock timeout';
-  end if;
-  perform set_config('lock_timeout', before, true), count(*) from :"schema".ai_credits where user_id = p_user_id;
+  return before;
 end
 $$;
 

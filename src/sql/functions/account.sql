@@ -89,19 +89,31 @@ begin
 end
 $$;
 
+-- Sets for how many milliseconds a statement about the account waits for a lock, and returns what it was until now.
+create or replace function :"schema".ai_credit_limit_waits(p_user_id varchar, p_lock_timeout text) returns text
+language plpgsql as $$
+declare
+  before text := current_setting('lock_timeout');
+begin
+  perform set_config('lock_timeout', p_lock_timeout, true);
+  return before;
+end
+$$;
+
 -- Creates the account if it is missing, and waits for its lock.
 create or replace function :"schema".ai_credit_wait(p_user_id varchar, p_allowance jsonb, p_lock_timeout integer) returns void
 language plpgsql set lock_timeout = 0 as $$
 declare
   started timestamptz := clock_timestamp();
+  before text := :"schema".ai_credit_limit_waits(p_user_id, p_lock_timeout::text);
 begin
-  perform set_config('lock_timeout', p_lock_timeout::text, true);
   perform :"schema".ai_credit_create_accounts(array[p_user_id], p_allowance, p_lock_timeout);
   perform from :"schema".ai_credits where user_id = p_user_id for no key update;
   -- PostgreSQL's limit is one for each lock on the way, and a queue has several: late is late, however it came about.
   if clock_timestamp() > started + p_lock_timeout * interval '1 millisecond' then
     raise lock_not_available using message = 'canceling statement due to lock timeout';
   end if;
+  perform :"schema".ai_credit_limit_waits(p_user_id, before);
 end
 $$;
 
